@@ -1,0 +1,69 @@
+"""The update rule: optax's protocol, with meta-parameters as array leaves."""
+
+import abc
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+OptState: TypeAlias = PyTree
+
+
+class AbstractLearnedOptimizer(eqx.Module):
+    """An update rule $[u_t, h_{t+1}] = m(\\nabla_t, h_t; \\varphi)$ in optax's protocol.
+
+    Array leaves are the meta-parameters $\\varphi$; everything else is a static field. Because `init` and `update` are
+    optax's, a learned optimizer goes wherever an `optax.GradientTransformation` goes: `optax.chain`, `optax.masked`, ....
+    The updates returned are *added* to the params.
+    """
+
+    @abc.abstractmethod
+    def init(self, params: PyTree) -> OptState:
+        """The state $h_0$ for these params."""
+
+    @abc.abstractmethod
+    def update(
+        self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, OptState]:
+        """Maps gradients (`updates`) to updates of the same structure, shapes and dtypes."""
+
+
+class AbstractCoordinatewise(AbstractLearnedOptimizer):
+    """A rule that treats every coordinate of $\\theta$ alike and apart from the others (Andrychowicz et al. 2016, 2.1).
+
+    All leaves of the params are concatenated into one vector, so that the rule's network runs as a few large matrix
+    products rather than many small ones. **Coordinates are the last axis** of every array of the state: that is what
+    lets the meta-gradient be computed for blocks or samples of coordinates (`l2o.Blocks`, `l2o.Sampled`).
+    """
+
+    @abc.abstractmethod
+    def init_coordinates(self, num: int) -> OptState:
+        """State of `num` coordinates; every leaf has shape [..., num]."""
+
+    @abc.abstractmethod
+    def update_coordinates(
+        self, gradients: Float[Array, " num"], state: OptState, params: Float[Array, " num"] | None
+    ) -> tuple[Float[Array, " num"], OptState]:
+        """One step for `num` coordinates."""
+
+    def init(self, params):
+        return self.init_coordinates(sum(leaf.size for leaf in jax.tree.leaves(params)))
+
+    def update(self, updates, state, params=None, **extra):
+        gradients, unravel = ravel_pytree(updates)
+        flat_params = None if params is None else ravel_pytree(params)[0]
+        flat, state = self.update_coordinates(gradients, state, flat_params)
+        return unravel(flat.astype(gradients.dtype)), state
+
+
+Optimizer: TypeAlias = AbstractLearnedOptimizer | optax.GradientTransformation
+
+
+def with_extra_args(optimizer: Optimizer) -> AbstractLearnedOptimizer | optax.GradientTransformationExtraArgs:
+    """The optimizer, with an `update` that accepts (and may ignore) optax's extra arguments."""
+    if isinstance(optimizer, AbstractLearnedOptimizer):
+        return optimizer
+    return optax.with_extra_args_support(optimizer)
