@@ -82,6 +82,17 @@ def start(task: AbstractTask, optimizer: Optimizer, key: PRNGKeyArray) -> InnerS
     return InnerState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
+def begin(
+    family: TaskFamily, optimizer: Optimizer, key: PRNGKeyArray
+) -> tuple[AbstractTask, InnerState, PRNGKeyArray]:
+    """A task drawn from `family`, the start of an inner training run on it, and the key of its minibatches.
+
+    Everything that happens in an episode follows from its `key`, whatever the optimizer.
+    """
+    task = family(jax.random.fold_in(key, 0))
+    return task, start(task, optimizer, jax.random.fold_in(key, 1)), jax.random.fold_in(key, 2)
+
+
 def unroll(
     task: AbstractTask,
     optimizer: Optimizer,
@@ -123,6 +134,7 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False):
     """The loop itself. Returns the final state and, per step, the losses, gradients and loss gradients (both raveled)."""
     optimizer = with_extra_args(optimizer)
     evaluate = _evaluate if second_order else _evaluate_first_order
+    eval_params = getattr(optimizer, "eval_params", None)
 
     def update(gradient, opt_state, params, **extra):
         return optimizer.update(gradient, opt_state, params, **extra)
@@ -139,6 +151,8 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False):
             extra = {"value": loss, "grad": gradient, "value_fn": lambda params: task.loss(params, step_key)}
         updates, opt_state = update(gradient, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
+        if eval_params is not None:  # the loss is reported where the rule says its answer is
+            loss = task.loss(eval_params(state.opt_state, state.params), step_key, split=split)
         recorded = (loss, ravel_pytree(gradient)[0], ravel_pytree(loss_gradient)[0])
         return InnerState(params, opt_state, state.step + 1), recorded
 
@@ -231,12 +245,12 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
         weighted = ct_losses[:, None] * loss_gradients
         later = jnp.cumsum(weighted[::-1], axis=0)[::-1] - weighted + ct_final[0]
         count = max(1, min(num, round(form.fraction * num)))
-        index, weight = _draw(jax.random.fold_in(key, -1), later, count, form.uniform)
+        index, weight = _draw(jax.random.fold_in(key, 2**31), later, count, form.uniform)
         taken = jax.tree.map(lambda x: x[..., index], (everything, ct_final))
         (params, opt_state, gradients, loss_gradients), ct_final = taken
         ct_final = jax.tree.map(lambda x: x * weight, ct_final)
         ct_arrays, _, _ = backward((params, opt_state, gradients, loss_gradients * weight), ct_final)
-        ct_params, ct_opt_state = None, None
+        ct_params, ct_opt_state = jax.tree.map(jnp.zeros_like, (state.params, state.opt_state))  # not asked for
     else:
         blocks = jax.tree.map(functools.partial(_to_blocks, size=form.size), (everything, ct_final))
 
@@ -349,14 +363,15 @@ class InnerTraining(AbstractInnerProblem):
             )
 
     def init(self, optimizer, key):
-        return Episode(key, start(self._task(key), optimizer, jax.random.fold_in(key, 1)))
+        return Episode(key, begin(self.family, optimizer, key)[1])
 
     def advance(self, optimizer, state):
+        task, _, batch_key = begin(self.family, optimizer, state.key)
         inner, losses = unroll(
-            self._task(state.key),
+            task,
             optimizer,
             state.inner,
-            jax.random.fold_in(state.key, 2),
+            batch_key,
             length=self.truncation,
             split=self.split,
             meta_gradient=self.meta_gradient,
@@ -368,6 +383,3 @@ class InnerTraining(AbstractInnerProblem):
 
     def finished(self, state):
         return state.inner.step >= self.horizon
-
-    def _task(self, key):
-        return self.family(jax.random.fold_in(key, 0))

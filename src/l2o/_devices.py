@@ -1,0 +1,47 @@
+"""Work spread over devices, one program on each.
+
+XLA runs a scan on one core of a CPU, and collectives between host devices have been seen to deadlock. So every device
+runs its own program on its share of the tasks, dispatched from a thread of its own, and results are joined on the host.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+
+def use_all_cores(num: int | None = None) -> None:
+    """Makes JAX see `num` CPU devices (default: one for each core this process may use).
+
+    Call it before the first computation. The command line tool does.
+
+    **Raises:** `RuntimeError` if JAX has already started.
+    """
+    if num is None:
+        num = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", num)
+
+
+def share(num_items: int, devices: Sequence[jax.Device] | None = None) -> list[jax.Device]:
+    """As many of the devices (default: all local ones) as divide `num_items` evenly."""
+    devices = list(devices or jax.local_devices())
+    count = next(n for n in range(min(len(devices), num_items), 0, -1) if num_items % n == 0)
+    return devices[:count]
+
+
+def put(tree: PyTree, device: jax.Device) -> PyTree:
+    """The pytree with its arrays on `device`."""
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, device), static)
+
+
+def run_on_each(function: Callable[..., Any], arguments: Sequence[tuple]) -> list[Any]:
+    """`[function(*a) for a in arguments]`, each in its own thread; arguments already lie on their devices."""
+    if len(arguments) == 1:
+        return [jax.block_until_ready(function(*arguments[0]))]
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(lambda a: jax.block_until_ready(function(*a)), arguments))

@@ -1,0 +1,69 @@
+"""Hand-designed optimizers: optax's, with optax's own defaults; only the learning rate is tuned."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import numpy as np
+import optax
+import optax.contrib
+
+
+class ScheduleFree(eqx.Module):
+    """A schedule-free optimizer, whose answer is an average of its iterates (Defazio et al. 2024)."""
+
+    inner: optax.GradientTransformation = eqx.field(static=True)
+
+    def init(self, params):
+        """As optax's."""
+        return self.inner.init(params)
+
+    def update(self, updates, state, params=None, **extra):
+        """As optax's."""
+        return self.inner.update(updates, state, params)
+
+    def eval_params(self, state, params):
+        """Where losses are reported: the average, not the point at which gradients are taken."""
+        return optax.contrib.schedule_free_eval_params(state, params)
+
+
+class Baseline(NamedTuple):
+    """A hand-designed optimizer as a function of its learning rate."""
+
+    make: Callable[[Any], Any]  # learning rate -> optimizer
+    tuned: bool = True  # False: it has no learning rate to tune
+    deterministic_only: bool = False  # True: a line search, which minibatches mislead
+
+
+BASELINES = {
+    "sgd": Baseline(optax.sgd),
+    "momentum": Baseline(lambda rate: optax.sgd(rate, momentum=0.9)),
+    "nag": Baseline(lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True)),
+    "rmsprop": Baseline(optax.rmsprop),
+    "adagrad": Baseline(optax.adagrad),
+    "adam": Baseline(optax.adam),
+    "adamw": Baseline(optax.adamw),
+    "lion": Baseline(optax.lion),
+    "muon": Baseline(optax.contrib.muon),
+    "schedule_free_adam": Baseline(lambda rate: ScheduleFree(optax.contrib.schedule_free_adamw(rate))),
+    "lbfgs": Baseline(lambda rate: optax.lbfgs(), tuned=False, deterministic_only=True),
+}
+
+# The baselines of Andrychowicz et al. 2016. Momentum is 0.9, for which neither the paper nor optax has a default.
+PAPER_BASELINES = ("sgd", "nag", "rmsprop", "adam")
+
+
+def learning_rates(low: float = 1e-4, high: float = 10.0, per_decade: int = 2) -> np.ndarray:
+    """A grid of learning rates, evenly spaced in the logarithm; the default has half-decade steps."""
+    num = round(np.log10(high / low) * per_decade) + 1
+    return np.logspace(np.log10(low), np.log10(high), num)
+
+
+def get(name: str) -> Baseline:
+    """The baseline of that name.
+
+    **Raises:** `ValueError` naming those there are.
+    """
+    if name not in BASELINES:
+        raise ValueError(f"No baseline named {name!r}. Baselines: {', '.join(BASELINES)}.")
+    return BASELINES[name]

@@ -1,0 +1,17 @@
+"""Labelled image sets as NumPy arrays: `load("mnist")`, `names()`, `describe("mnist")`.
+
+`load` reads the first of these that is there:
+
+1. `$L2O_DATA/NAME.npz`, a folder of the user's own;
+2. `NAME.npz` in the cache, `$XDG_CACHE_HOME/l2o` or the system's place for caches;
+3. the folder of a system package (Debian's `dataset-fashion-mnist`);
+4. the publisher's files, downloaded, held against their checksums, and kept in the cache.
+
+`mnist_sample`, 10,000 real images, ships in the package and needs none of these. The sets, with their publishers and
+licences, are one table in `_sources.py`.
+"""
+
+from l2o.data._formats import DataSet
+from l2o.data._load import describe, load, names
+
+__all__ = ["DataSet", "describe", "load", "names"]

@@ -1,0 +1,116 @@
+"""The file formats that data sets come in, each read into a `DataSet`. Nothing is ever unpickled."""
+
+import gzip
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+
+class DataSet(NamedTuple):
+    """Images and class labels of a training and a test split.
+
+    A tuple, so it unpacks; a pytree, so `jax.tree.map(jnp.asarray, data)` moves it to the device.
+    """
+
+    x_train: UInt8[np.ndarray, "num_train height width channels"]
+    y_train: Int32[np.ndarray, " num_train"]
+    x_test: UInt8[np.ndarray, "num_test height width channels"]
+    y_test: Int32[np.ndarray, " num_test"]
+
+
+def read_npz(path: Path) -> DataSet:
+    """Read a data set from NumPy's zip of arrays: `DataSet`'s four, or `x` and `y`, which are then split."""
+    with _errors_name(path), np.load(path, allow_pickle=False) as arrays:
+        if set(DataSet._fields) <= set(arrays):
+            return _data_set(*(arrays[field] for field in DataSet._fields))
+        if {"x", "y"} <= set(arrays):
+            return _split(arrays["x"], arrays["y"])
+        raise ValueError(f"expected arrays {', '.join(DataSet._fields)}, found {', '.join(arrays) or 'none'}")
+
+
+def write_npz(path: Path, data: DataSet) -> None:
+    """Write a data set as `read_npz` reads it: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        np.savez_compressed(part, **data._asdict())
+        os.replace(part, path)
+
+
+def read_idx_folder(folder: Path) -> DataSet:
+    """Read the four gzipped idx files in which MNIST and its descendants are published."""
+    return _data_set(
+        read_idx(folder / "train-images-idx3-ubyte.gz"),
+        read_idx(folder / "train-labels-idx1-ubyte.gz"),
+        read_idx(folder / "t10k-images-idx3-ubyte.gz"),
+        read_idx(folder / "t10k-labels-idx1-ubyte.gz"),
+    )
+
+
+def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
+    """Read a gzipped idx file of bytes: 0, 0, 8 (for unsigned bytes), the rank, big-endian sizes, the values."""
+    with _errors_name(path):
+        raw = gzip.decompress(path.read_bytes())
+        if raw[:3] != b"\x00\x00\x08":
+            raise ValueError(f"an idx file of bytes begins with 00 00 08, this one with {raw[:3].hex(' ')}")
+        rank = raw[3]
+        sizes = np.frombuffer(raw, ">u4", count=rank, offset=4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(sizes).copy()  # a view is read-only
+
+
+def read_cifar10_folder(folder: Path) -> DataSet:
+    """Read CIFAR-10's binary archive, whose records are a label byte and the 3,072 bytes of a [3, 32, 32] image."""
+    path = folder / "cifar-10-binary.tar.gz"
+    with _errors_name(path), tarfile.open(path) as archive:
+        batches = {
+            Path(member.name).stem: np.frombuffer(file.read(), np.uint8).reshape(-1, 3073)
+            for member in archive
+            if member.name.endswith(".bin") and (file := archive.extractfile(member))
+        }
+        train = np.concatenate([batches[f"data_batch_{i}"] for i in range(1, 6)])
+        return _data_set(*_cifar10_arrays(train), *_cifar10_arrays(batches["test_batch"]))
+
+
+def _cifar10_arrays(records):
+    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), records[:, 0]
+
+
+def _data_set(x_train, y_train, x_test, y_test):
+    return DataSet(*_images_and_labels(x_train, y_train), *_images_and_labels(x_test, y_test))
+
+
+def _images_and_labels(x, y):
+    if x.dtype != np.uint8 or x.ndim not in (3, 4) or y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
+        raise ValueError(
+            "expected uint8 images [n, h, w] or [n, h, w, c] and integer labels [n], "
+            f"got {x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
+        )
+    return x if x.ndim == 4 else x[..., None], y.astype(np.int32)
+
+
+def _split(x, y):
+    # Permuted by the file's own order, then the last fifth is the test split. RandomState because its stream is
+    # frozen for good, where default_rng's may change with NumPy (NEP 19), and the split with it.
+    order = np.random.RandomState(0).permutation(len(x))  # noqa: NPY002
+    train, test = np.split(order, [len(x) - len(x) // 5])
+    return _data_set(x[train], y[train], x[test], y[test])
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    # Everything, because a damaged file fails in many ways: in the zip, in zlib, in an array's header, in a reshape.
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"Cannot read {path} ({type(error).__name__}: {error}). If it is damaged, replace it, "
+            "or delete it so that the data set is looked for elsewhere."
+        ) from error

@@ -1,0 +1,101 @@
+"""Find a data set: in a folder of the user's, in the cache, on the system, at its publisher."""
+
+import os
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from l2o.data._formats import DataSet, read_npz, write_npz
+from l2o.data._sources import SOURCES, Source
+
+
+def names() -> list[str]:
+    """The names that `load` knows."""
+    return list(SOURCES)
+
+
+def describe(name: str) -> str:
+    """What the data set holds, where it is published, its licence, and what to cite."""
+    source = _source(name)
+    return f"{name}: {source.about}\nHomepage: {source.homepage}\nLicence: {source.licence}\nCite: {source.citation}"
+
+
+def load(name: str) -> DataSet:
+    """Load a data set as NumPy arrays: images uint8 `[n, h, w, c]`, labels int32 `[n]`.
+
+    Looks in `$L2O_DATA`, in the cache and on the system; then downloads the set, once, into the cache.
+
+    ```python
+    x_train, y_train, x_test, y_test = l2o.data.load("mnist_sample")
+    ```
+    """
+    source = _source(name)
+    if source.packaged:
+        with resources.as_file(resources.files(__package__) / source.packaged) as path:
+            return read_npz(path)
+    npz_names = source.npz_names or (f"{name}.npz",)
+    cached = _cache_folder() / f"{name}.npz"
+    looked = [folder / npz for folder in _user_folders() for npz in npz_names] + [cached]
+    for path in looked:
+        if path.is_file():
+            return read_npz(path)
+    if source.system_folder:
+        if source.system_folder.is_dir():
+            return source.parse(source.system_folder)
+        looked.append(source.system_folder)
+    places = [str(path) for path in looked]
+    if source.files:
+        try:
+            return _download(source, cached)
+        except OSError as error:  # requests' exceptions are OSErrors too
+            places.append(f"{source.url} ({type(error).__name__}: {error})")
+    lines = [
+        f"No data for {name!r}. Looked at",
+        *(f"  {place}" for place in places),
+        f"Set L2O_DATA to a folder that holds {' or '.join(npz_names)} with the arrays "
+        f"{', '.join(DataSet._fields)} (or x, y, which load splits): "
+        "images uint8 [n, h, w] or [n, h, w, c], labels integers [n].",
+        source.hint,
+    ]
+    if source.files:
+        lines.insert(
+            -1, f"Where the network is open, load({name!r}) makes that file and leaves it in its cache."
+        )
+    raise FileNotFoundError("\n".join(lines).rstrip())
+
+
+def _source(name):
+    if name not in SOURCES:
+        raise ValueError(f"No data set named {name!r}. Data sets: {', '.join(SOURCES)}.")
+    return SOURCES[name]
+
+
+def _user_folders():
+    root = os.environ.get("L2O_DATA")
+    return [Path(root).expanduser()] if root else []
+
+
+def _cache_folder():
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "l2o"
+    import pooch  # here and below, not at the top: `import l2o.data` stays light
+
+    return Path(pooch.os_cache("l2o"))
+
+
+def _download(source: Source, target: Path) -> DataSet:
+    import pooch
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        for file, checksum in source.files.items():
+            try:
+                pooch.retrieve(source.url + file, checksum, fname=file, path=folder)
+            except ValueError as error:  # pooch's, of a checksum that differs
+                raise ValueError(
+                    f"{source.url}{file} did not arrive as published, and nothing of it was kept: {error} "
+                    "Try again; if this lasts, the network or the publisher has changed the file."
+                ) from error
+        data = source.parse(Path(folder))
+    write_npz(target, data)
+    return data

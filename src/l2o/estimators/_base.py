@@ -1,0 +1,41 @@
+"""The interface of meta-gradient estimators."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from l2o._inner import AbstractInnerProblem
+from l2o._optimizer import AbstractLearnedOptimizer
+
+
+class Estimate(eqx.Module):
+    """What one call of an estimator found."""
+
+    meta_loss: Float[Array, ""]  # mean over tasks
+    gradient: PyTree  # of the optimizer's structure, `None` where it has no inexact arrays
+    num_diverged: Int[Array, ""]  # tasks whose meta-loss was not finite; their episodes are started afresh
+
+
+class AbstractGradientEstimator(eqx.Module):
+    """Estimates the meta-gradient from `num_tasks` episodes run side by side."""
+
+    problem: eqx.AbstractVar[AbstractInnerProblem]
+    num_tasks: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def init(self, optimizer: AbstractLearnedOptimizer, key: PRNGKeyArray) -> PyTree:
+        """Starts the episodes."""
+
+    @abc.abstractmethod
+    def estimate(
+        self, optimizer: AbstractLearnedOptimizer, state: PyTree, key: PRNGKeyArray
+    ) -> tuple[Estimate, PyTree]:
+        """Advances every episode by one truncation. Episodes that end, or diverge, are replaced by new ones."""
+
+
+def restart(restarts: Bool[Array, ""], fresh: PyTree, state: PyTree) -> PyTree:
+    """`fresh` where `restarts`, else `state`, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(restarts, a, b), fresh, state)

@@ -1,0 +1,46 @@
+"""Truncated back-propagation through time (Werbos 1990; for learned optimizers Andrychowicz et al. 2016, section 2)."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from l2o._inner import AbstractInnerProblem
+from l2o.estimators._base import AbstractGradientEstimator, Estimate, restart
+
+
+class BPTT(AbstractGradientEstimator):
+    r"""$\frac{1}{N}\sum_n \frac{d}{d\varphi} L_n(\varphi; s_n)$: the gradient of each truncation's meta-loss, its start held fixed.
+
+    No variance beyond that of the tasks, but biased: the effect of $\varphi$ on later truncations through the state is
+    dropped. Truncation = horizon removes the bias, at the price of exploding meta-gradients on long horizons. Memory is
+    that of one truncation's backward pass, times `batch_size`.
+
+    **Arguments:** `batch_size`: tasks run at once, in one vectorised program; default all. Fewer is faster where one task
+    fills the machine (networks on a CPU), more where tasks are tiny.
+    """
+
+    problem: AbstractInnerProblem
+    num_tasks: int = eqx.field(static=True)
+    batch_size: int | None = eqx.field(static=True, default=None)
+
+    def init(self, optimizer, key):
+        return jax.vmap(lambda k: self.problem.init(optimizer, k))(jax.random.split(key, self.num_tasks))
+
+    def estimate(self, optimizer, state, key):
+        @eqx.filter_grad(has_aux=True)
+        def gradient(optimizer, state):
+            state, meta_loss = self.problem.advance(optimizer, state)
+            return meta_loss, (meta_loss, state)
+
+        def one_task(inputs):
+            state, key = inputs
+            g, (meta_loss, state) = gradient(optimizer, state)
+            diverged = ~jnp.isfinite(meta_loss)
+            fresh = self.problem.init(optimizer, key)
+            return g, meta_loss, diverged, restart(diverged | self.problem.finished(state), fresh, state)
+
+        inputs = (state, jax.random.split(key, self.num_tasks))
+        batch_size = min(self.batch_size or self.num_tasks, self.num_tasks)
+        grads, losses, diverged, state = jax.lax.map(one_task, inputs, batch_size=batch_size)
+        mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), grads)
+        return Estimate(jnp.mean(losses), mean, jnp.sum(diverged)), state

@@ -1,0 +1,248 @@
+"""The outer loop: meta-training with early stopping on validation tasks, checkpoints and resuming."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
+
+from l2o import _devices
+from l2o._checkpoint import Checkpoints
+from l2o._inner import AbstractInnerProblem, InnerTraining
+from l2o._optimizer import AbstractLearnedOptimizer
+from l2o._task import TaskFamily, check_family
+from l2o.estimators import AbstractGradientEstimator
+from l2o.evaluation import loss_curves
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Meta-validation: every `every` meta-steps, the same `num_tasks` tasks are solved for `horizon` steps.
+
+    The score is the mean loss over the last `final_steps` steps (default a tenth of the horizon), the paper's "final
+    validation loss"; the optimizer with the best one is kept (Andrychowicz et al. 2016, section 3). A score that is not
+    finite is never the best.
+    """
+
+    family: TaskFamily
+    horizon: int
+    num_tasks: int = 16
+    every: int = 100
+    final_steps: int | None = None
+    batch_size: int | None = None
+
+    def score(
+        self, optimizer: AbstractLearnedOptimizer, key: PRNGKeyArray, devices: Sequence[jax.Device] | None = None
+    ) -> float:
+        """Mean final loss on the validation tasks of `key`."""
+        curves = loss_curves(
+            optimizer,
+            self.family,
+            horizon=self.horizon,
+            num_tasks=self.num_tasks,
+            key=key,
+            batch_size=self.batch_size,
+            devices=devices,
+        )
+        return float(np.mean(curves[:, -(self.final_steps or max(1, self.horizon // 10)) :]))
+
+
+@dataclasses.dataclass
+class MetaTrained:
+    """Result of `meta_train`."""
+
+    optimizer: AbstractLearnedOptimizer  # the best by validation, or the last without one
+    last: AbstractLearnedOptimizer
+    best_score: float | None  # of `optimizer` on the validation tasks
+    num_steps: int  # meta-steps done, skipped ones included
+    num_skipped: int  # meta-steps whose gradient was not finite: no update was made
+    num_diverged: int  # episodes whose meta-loss was not finite: started afresh
+    num_episodes: float  # inner training runs' worth of truncations that meta-training took
+    seconds: float  # wall clock, earlier parts of a resumed run included
+    history: list[dict[str, Any]]  # a row per meta-step: step, meta_loss, gradient_norm, ... and scores
+
+
+def default_outer_optimizer(learning_rate: float = 1e-3, max_norm: float = 1.0) -> optax.GradientTransformation:
+    """Adam behind a clip of the meta-gradient's global norm: the mean over tasks is clipped, not each task's."""
+    return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate))
+
+
+def meta_train(
+    optimizer: AbstractLearnedOptimizer,
+    estimator: AbstractGradientEstimator,
+    outer_opt: optax.GradientTransformation | None = None,
+    *,
+    num_steps: int,
+    key: PRNGKeyArray,
+    validation: Validation | None = None,
+    max_seconds: float | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 100,
+    devices: Sequence[jax.Device] | None = None,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> MetaTrained:
+    r"""Improves $\varphi$ by `num_steps` meta-steps $\varphi \leftarrow \varphi + \mathrm{outer\_opt}(\hat\nabla L(\varphi))$.
+
+    Tasks are divided among `devices` (default: all local ones that divide `estimator.num_tasks`), one program on each,
+    and the mean of their meta-gradients is taken on the host. On a CPU call `l2o.use_all_cores()` first.
+
+    A meta-gradient that is not finite is skipped and counted. With a `folder`, metrics (metrics.jsonl), TensorBoard events
+    and checkpoints go there; a run that is interrupted or killed goes on from its last checkpoint with `resume=True` and
+    gives the same $\varphi$, bit for bit, on the same number of devices.
+
+    **Arguments:**
+
+    - `outer_opt`: any optax optimizer; default `default_outer_optimizer()`.
+    - `max_seconds`: stop early after this much wall clock in this call.
+    - `on_step`: called with each row of the history, for a progress bar.
+
+    **Raises:** `ValueError` for bad arguments or tasks (see `check_family`), before anything is run; `FileExistsError` if
+    `folder` holds a run and `resume` is not set.
+    """
+    outer_opt = outer_opt or default_outer_optimizer()
+    if num_steps < 1:
+        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+    if isinstance(estimator.problem, InnerTraining):
+        check_family(estimator.problem.family, jax.random.fold_in(key, 1))
+    devices = _devices.share(estimator.num_tasks, devices)
+    checkpoints = None if folder is None else Checkpoints(Path(folder), resume=resume)
+    writer = None
+    train_key, init_key, validation_key = jax.random.split(key, 3)
+
+    shared = dataclasses.replace(estimator, num_tasks=estimator.num_tasks // len(devices))  # each device's part
+    parts = [_devices.put(shared, device) for device in devices]
+    arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
+    arrays = jax.device_put(arrays, devices[0])
+    init_keys = jax.random.split(init_key, len(devices))
+    run = {
+        "arrays": arrays,
+        "outer_state": outer_opt.init(arrays),
+        "episodes": [
+            _init(part, *_devices.put((optimizer, k), device))
+            for part, k, device in zip(parts, init_keys, devices, strict=True)
+        ],
+        "best": arrays,
+        "best_score": np.asarray(np.inf),
+        "step": np.asarray(0),
+        "num_skipped": np.asarray(0),
+        "num_diverged": np.asarray(0),
+        "seconds": np.asarray(0.0),
+    }
+    history: list[dict[str, Any]] = []
+    if checkpoints is not None:
+        if resume:
+            run, history = checkpoints.restore(run)
+        writer = checkpoints.events(int(run["step"]))
+    started, seconds_before = time.monotonic(), float(run["seconds"])
+
+    def validate():
+        assert validation is not None
+        score = validation.score(eqx.combine(run["arrays"], static), validation_key, devices)
+        if score < run["best_score"]:  # false for NaN
+            run["best"], run["best_score"] = run["arrays"], np.asarray(score)
+        return score
+
+    def save():
+        run["seconds"] = np.asarray(seconds_before + time.monotonic() - started)
+        if checkpoints is not None:
+            checkpoints.save(run, history)
+
+    step = int(run["step"])
+    try:
+        while step < num_steps and (max_seconds is None or time.monotonic() - started < max_seconds):
+            step_keys = jax.random.split(jax.random.fold_in(train_key, step), len(devices))
+            current = eqx.combine(run["arrays"], static)
+            results = _devices.run_on_each(
+                _estimate,
+                [
+                    (part, *_devices.put((current, episodes, k), device))
+                    for part, episodes, k, device in zip(parts, run["episodes"], step_keys, devices, strict=True)
+                ],
+            )
+            gradients = [jax.device_put(estimate.gradient, devices[0]) for estimate, _ in results]
+            new_arrays, new_outer_state, norm = _outer_step(outer_opt, run["arrays"], run["outer_state"], gradients)
+            finite = bool(np.isfinite(norm))
+            if finite:
+                run["arrays"], run["outer_state"] = new_arrays, new_outer_state
+            run["episodes"] = [episodes for _, episodes in results]
+            run["num_skipped"] = run["num_skipped"] + (not finite)
+            run["num_diverged"] = run["num_diverged"] + sum(int(e.num_diverged) for e, _ in results)
+            step += 1
+            run["step"] = np.asarray(step)
+            row = {
+                "step": step,
+                "meta_loss": float(np.mean([float(e.meta_loss) for e, _ in results])),
+                "gradient_norm": float(norm),
+                "num_skipped": int(run["num_skipped"]),
+                "num_diverged": int(run["num_diverged"]),
+            }
+            if validation is not None and (step % validation.every == 0 or step == num_steps):
+                row["validation_loss"] = validate()
+            history.append(row)
+            if writer is not None:
+                for name, value in row.items():
+                    if name != "step":
+                        writer.add_scalar(f"meta_training/{name}", value, step)
+            if on_step is not None:
+                on_step(row)
+            if step % checkpoint_every == 0:
+                save()
+        # Stopped by the clock between two validations: what was learned since the last one counts too.
+        if validation is not None and history and "validation_loss" not in history[-1]:
+            history[-1]["validation_loss"] = validate()
+        save()
+    except KeyboardInterrupt as interrupt:
+        save()
+        if folder is not None:
+            interrupt.add_note(f"Saved at meta-step {step} in {folder}; go on with resume=True (`--resume`).")
+        raise
+    finally:
+        if writer is not None:
+            writer.close()
+
+    last = eqx.combine(run["arrays"], static)
+    has_best = bool(np.isfinite(run["best_score"]))
+    return MetaTrained(
+        optimizer=eqx.combine(run["best"], static) if has_best else last,
+        last=last,
+        best_score=float(run["best_score"]) if has_best else None,
+        num_steps=step,
+        num_skipped=int(run["num_skipped"]),
+        num_diverged=int(run["num_diverged"]),
+        num_episodes=_num_episodes(estimator.problem, estimator.num_tasks * step),
+        seconds=float(run["seconds"]),
+        history=history,
+    )
+
+
+@eqx.filter_jit
+def _init(estimator, optimizer, key):
+    return estimator.init(optimizer, key)
+
+
+@eqx.filter_jit
+def _estimate(estimator, optimizer, episodes, key):
+    return estimator.estimate(optimizer, episodes, key)
+
+
+@eqx.filter_jit
+def _outer_step(outer_opt, arrays, outer_state, gradients):
+    """One outer update with the mean of the devices' meta-gradients."""
+    mean = jax.tree.map(lambda *g: sum(g[1:], start=g[0]) / len(g), *gradients)
+    updates, outer_state = outer_opt.update(mean, outer_state, arrays)
+    return eqx.apply_updates(arrays, updates), outer_state, optax.global_norm(mean)
+
+
+def _num_episodes(problem: AbstractInnerProblem, num_truncations: int) -> float:
+    if isinstance(problem, InnerTraining):
+        return num_truncations * problem.truncation / problem.horizon
+    return float("nan")

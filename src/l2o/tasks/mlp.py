@@ -1,0 +1,114 @@
+"""A multilayer perceptron classifying images (Andrychowicz et al. 2016, section 3.2: MNIST, 784-20-10, sigmoid)."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, UInt8
+
+import l2o.data
+from l2o._task import AbstractTask, TaskFamily
+
+HORIZON = 100
+
+ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jnp.tanh}
+
+
+class MLP(AbstractTask):
+    """Cross-entropy of a perceptron on minibatches drawn with replacement. Pixels are scaled to [0, 1]."""
+
+    x_train: UInt8[Array, "num_train pixels"]
+    y_train: Int[Array, " num_train"]
+    x_test: UInt8[Array, "num_test pixels"]
+    y_test: Int[Array, " num_test"]
+    sizes: tuple[int, ...] = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+    init_std: float | None = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True)
+    outer_batch_size: int = eqx.field(static=True)
+
+    def init(self, key):
+        keys = jax.random.split(key, len(self.sizes) - 1)
+        return [
+            {"w": self._std(fan_in) * jax.random.normal(k, (fan_in, fan_out)), "b": self._bias(k, fan_out)}
+            for k, fan_in, fan_out in zip(keys, self.sizes[:-1], self.sizes[1:], strict=True)
+        ]
+
+    def loss(self, params, key, *, split="train"):
+        x, y = self._batch(key, split)
+        log_probs = jax.nn.log_softmax(self._logits(params, x))
+        return -jnp.mean(jnp.take_along_axis(log_probs, y[:, None], axis=1))
+
+    def metrics(self, params, key, *, split="test"):
+        x, y = (self.x_test, self.y_test) if split == "test" else (self.x_train, self.y_train)
+        return {"accuracy": jnp.mean(jnp.argmax(self._logits(params, x), axis=1) == y)}
+
+    def _std(self, fan_in):
+        return 1 / math.sqrt(fan_in) if self.init_std is None else self.init_std
+
+    def _bias(self, key, size):
+        if self.init_std is None:
+            return jnp.zeros(size)
+        return self.init_std * jax.random.normal(jax.random.fold_in(key, 1), (size,))
+
+    def _batch(self, key, split):
+        x, y = (self.x_test, self.y_test) if split == "test" else (self.x_train, self.y_train)
+        size = self.batch_size if split == "train" else self.outer_batch_size
+        index = jax.random.randint(key, (size,), 0, len(y))
+        return x[index], y[index]
+
+    def _logits(self, params, x):
+        x = x.astype(params[0]["w"].dtype) / 255
+        for layer in params[:-1]:
+            x = ACTIVATIONS[self.activation](x @ layer["w"] + layer["b"])
+        return x @ params[-1]["w"] + params[-1]["b"]
+
+
+class _Family(eqx.Module):
+    """Holds the images once; every task it returns is the same problem, started and batched by its keys."""
+
+    task: MLP
+
+    def __call__(self, key):
+        return self.task
+
+
+def family(
+    *,
+    data: str = "mnist_sample",
+    hidden: tuple[int, ...] = (20,),
+    activation: str = "sigmoid",
+    init_std: float | None = 0.01,
+    batch_size: int = 128,
+    outer_batch_size: int = 1024,
+) -> TaskFamily:
+    """Perceptrons on an image set.
+
+    **Arguments:**
+
+    - `data`: a name known to `l2o.data`; "mnist_sample", a small real sample of MNIST, ships with the package.
+    - `hidden`: units of each hidden layer. - `activation`: "sigmoid", "relu" or "tanh".
+    - `init_std`: weights and biases start from N(0, `init_std`^2); `None` scales weights by 1/sqrt(fan-in), biases at 0.
+        (The paper does not say how it starts.)
+    - `batch_size`: examples a minibatch; `outer_batch_size`: of the independent batches of the "outer" and "test" splits.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"No activation named {activation!r}. Activations: {', '.join(ACTIVATIONS)}.")
+    images = l2o.data.load(data)
+    x_train = images.x_train.reshape(len(images.x_train), -1)
+    x_test = images.x_test.reshape(len(images.x_test), -1)
+    num_classes = int(images.y_train.max()) + 1
+    return _Family(
+        MLP(
+            jnp.asarray(x_train),
+            jnp.asarray(images.y_train, jnp.int32),
+            jnp.asarray(x_test),
+            jnp.asarray(images.y_test, jnp.int32),
+            sizes=(x_train.shape[1], *hidden, num_classes),
+            activation=activation,
+            init_std=init_std,
+            batch_size=batch_size,
+            outer_batch_size=outer_batch_size,
+        )
+    )
