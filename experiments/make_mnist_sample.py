@@ -2,8 +2,8 @@
 
     python experiments/make_mnist_sample.py
 
-Takes seconds. Reads all of MNIST by `l2o.data.load("mnist")`, so from `$L2O_DATA`, the cache or the publisher. Images
-and splits stay as they are; which images are taken, and their order, come from a fixed seed.
+Takes seconds. Reads all of MNIST by `l2o.data.load("mnist")`: from `$L2O_DATA`, the cache or the publisher.
+Images and splits stay as they are; which images are taken, and their order, come from a fixed seed.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ def stratified(images, labels, *, num_per_class, rng):
 
 def main():
     mnist = l2o.data.load("mnist")
-    rng = np.random.RandomState(0)  # noqa: NPY002, its stream stays the same in every NumPy
+    rng = np.random.RandomState(0)  # its stream stays the same in every NumPy, default_rng's need not
     train = stratified(mnist.x_train, mnist.y_train, num_per_class=800, rng=rng)
     test = stratified(mnist.x_test, mnist.y_test, num_per_class=200, rng=rng)
     write_npz(TARGET, l2o.data.DataSet(*train, *test))

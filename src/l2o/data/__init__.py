@@ -7,8 +7,8 @@
 3. the folder of a system package (Debian's `dataset-fashion-mnist`);
 4. the publisher's files, downloaded, held against their checksums, and kept in the cache.
 
-`mnist_sample`, 10,000 real images, ships in the package and needs none of these. The sets, with their publishers and
-licences, are one table in `_sources.py`.
+`mnist_sample`, 10,000 real images, ships in the package and needs none of these. The table of all sets, their
+publishers and licences is in `_sources.py`.
 """
 
 from l2o.data._formats import DataSet

@@ -4,6 +4,7 @@ import gzip
 import os
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,10 @@ class DataSet(NamedTuple):
 
 def read_npz(path: Path) -> DataSet:
     """Read a data set from NumPy's zip of arrays: `DataSet`'s four, or `x` and `y`, which are then split."""
-    with _errors_name(path), np.load(path, allow_pickle=False) as arrays:
+    with _errors_name(path), path.open("rb") as file:
+        if not zipfile.is_zipfile(path):  # else np.load takes it for a pickle, and its refusal misleads
+            raise ValueError("not a whole npz file")
+        arrays = np.load(file, allow_pickle=False)
         if set(DataSet._fields) <= set(arrays):
             return _data_set(*(arrays[field] for field in DataSet._fields))
         if {"x", "y"} <= set(arrays):
@@ -55,7 +59,7 @@ def read_idx_folder(folder: Path) -> DataSet:
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
-    """Read a gzipped idx file of bytes: 0, 0, 8 (for unsigned bytes), the rank, big-endian sizes, the values."""
+    """Read a gzipped idx file of bytes: 0, 0, 8 (unsigned bytes), the rank, big-endian sizes, the values."""
     with _errors_name(path):
         raw = gzip.decompress(path.read_bytes())
         if raw[:3] != b"\x00\x00\x08":
@@ -66,7 +70,7 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
 
 
 def read_cifar10_folder(folder: Path) -> DataSet:
-    """Read CIFAR-10's binary archive, whose records are a label byte and the 3,072 bytes of a [3, 32, 32] image."""
+    """Read CIFAR-10's binary archive: each record is a label byte and the bytes of a [3, 32, 32] image."""
     path = folder / "cifar-10-binary.tar.gz"
     with _errors_name(path), tarfile.open(path) as archive:
         batches = {
@@ -97,16 +101,16 @@ def _images_and_labels(x, y):
 
 
 def _split(x, y):
-    # Permuted by the file's own order, then the last fifth is the test split. RandomState because its stream is
-    # frozen for good, where default_rng's may change with NumPy (NEP 19), and the split with it.
-    order = np.random.RandomState(0).permutation(len(x))  # noqa: NPY002
+    # A fixed permutation of the file's order, whose last fifth is the test split. RandomState's stream is
+    # frozen for good; default_rng's may change with NumPy (NEP 19), and the split would with it.
+    order = np.random.RandomState(0).permutation(len(x))
     train, test = np.split(order, [len(x) - len(x) // 5])
     return _data_set(x[train], y[train], x[test], y[test])
 
 
 @contextmanager
 def _errors_name(path: Path) -> Iterator[None]:
-    # Everything, because a damaged file fails in many ways: in the zip, in zlib, in an array's header, in a reshape.
+    # Every exception, as a damaged file fails in many ways: in the zip, in zlib, in a header, in a reshape.
     try:
         yield
     except Exception as error:

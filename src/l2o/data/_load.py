@@ -17,7 +17,8 @@ def names() -> list[str]:
 def describe(name: str) -> str:
     """What the data set holds, where it is published, its licence, and what to cite."""
     source = _source(name)
-    return f"{name}: {source.about}\nHomepage: {source.homepage}\nLicence: {source.licence}\nCite: {source.citation}"
+    lines = [f"{name}: {source.about}", f"Homepage: {source.homepage}", f"Licence: {source.licence}"]
+    return "\n".join([*lines, f"Cite: {source.citation}"])
 
 
 def load(name: str) -> DataSet:
@@ -31,7 +32,7 @@ def load(name: str) -> DataSet:
     """
     source = _source(name)
     if source.packaged:
-        with resources.as_file(resources.files(__package__) / source.packaged) as path:
+        with resources.as_file(resources.files("l2o.data") / source.packaged) as path:
             return read_npz(path)
     npz_names = source.npz_names or (f"{name}.npz",)
     cached = _cache_folder() / f"{name}.npz"
@@ -49,19 +50,7 @@ def load(name: str) -> DataSet:
             return _download(source, cached)
         except OSError as error:  # requests' exceptions are OSErrors too
             places.append(f"{source.url} ({type(error).__name__}: {error})")
-    lines = [
-        f"No data for {name!r}. Looked at",
-        *(f"  {place}" for place in places),
-        f"Set L2O_DATA to a folder that holds {' or '.join(npz_names)} with the arrays "
-        f"{', '.join(DataSet._fields)} (or x, y, which load splits): "
-        "images uint8 [n, h, w] or [n, h, w, c], labels integers [n].",
-        source.hint,
-    ]
-    if source.files:
-        lines.insert(
-            -1, f"Where the network is open, load({name!r}) makes that file and leaves it in its cache."
-        )
-    raise FileNotFoundError("\n".join(lines).rstrip())
+    raise FileNotFoundError(_missing(name, source, npz_names, places))
 
 
 def _source(name):
@@ -99,3 +88,18 @@ def _download(source: Source, target: Path) -> DataSet:
         data = source.parse(Path(folder))
     write_npz(target, data)
     return data
+
+
+def _missing(name, source, npz_names, places):
+    lines = [
+        f"No data for {name!r}. Looked at",
+        *(f"  {place}" for place in places),
+        f"Set L2O_DATA to a folder that holds {' or '.join(npz_names)} with the arrays "
+        f"{', '.join(DataSet._fields)} (or x, y, which load splits): "
+        "images uint8 [n, h, w] or [n, h, w, c], labels integers [n].",
+    ]
+    if source.files:
+        lines.append(f"Where the network is open, load({name!r}) makes that file and leaves it in its cache.")
+    if source.hint:
+        lines.append(source.hint)
+    return "\n".join(lines)

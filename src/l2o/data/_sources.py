@@ -76,7 +76,7 @@ SOURCES = {
         about="Photographs of things: 50,000 training and 10,000 test images, 32 x 32, RGB, 10 classes.",
         homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
         licence="None stated; the publisher asks for the citation. Do not redistribute.",
-        citation="A. Krizhevsky: Learning multiple layers of features from tiny images. Technical report, 2009.",
+        citation="A. Krizhevsky: Learning multiple layers of features from tiny images. Tech. report, 2009.",
         url="https://www.cs.toronto.edu/~kriz/",
         files={"cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d87530"},
         parse=read_cifar10_folder,
@@ -86,14 +86,14 @@ SOURCES = {
         homepage="https://github.com/hromi/SMILEsmileD",
         licence="None stated. Do not redistribute.",
         citation=(
-            "D. Hromada, C. Tijus: Semi-supervised haartraining of a fast & frugal open source zygomatic smile "
-            "detector. 2010."
+            "D. Hromada, C. Tijus: Semi-supervised haartraining of a fast & frugal open source zygomatic "
+            "smile detector. 2010."
         ),
         npz_names=("smile.npz", "smile_32.npz"),
         hint=(
             "There is no archive to download. Clone https://github.com/hromi/SMILEsmileD, read the images of "
-            "SMILEs/negatives (y = 0) and SMILEs/positives (y = 1), resize them to 32 x 32, and save them with "
-            "np.savez('smile.npz', x=x, y=y); load('smile') makes the split, by the order in the file."
+            "SMILEs/negatives (y = 0) and SMILEs/positives (y = 1), resize them to 32 x 32, and save them by "
+            "np.savez('smile.npz', x=x, y=y); load('smile') makes the split, from the order in the file."
         ),
     ),
     "mnist_sample": Source(

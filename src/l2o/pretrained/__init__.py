@@ -1,0 +1,166 @@
+"""Meta-trained optimizers on disk: safetensors with their whole provenance in the header, and those that ship.
+
+A file holds the meta-parameters by path (`.cells[0].weight`, ...) and, in its header, the architecture's name and
+constructor arguments, the training recipe, seed, versions and licence. Loading never runs code from the file.
+"""
+
+import inspect
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2o import _plugins
+from l2o._checkpoint import check_writable, write_whole
+from l2o._optimizer import AbstractLearnedOptimizer
+
+_FOLDER = Path(__file__).parent
+_FORMAT = "l2o-1"
+
+
+def names() -> list[str]:
+    """Names of the optimizers that ship with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
+
+
+def describe(name: str) -> str:
+    """The card of a shipped optimizer (Markdown): what it was trained on, its measured wins and losses."""
+    return _shipped(name).with_suffix(".md").read_text()
+
+
+def save(
+    path: str | Path,
+    optimizer: AbstractLearnedOptimizer,
+    *,
+    recipe: dict[str, Any] | None = None,
+    licence: str = "Apache-2.0",
+) -> None:
+    """Writes `optimizer` to `path`, whole or not at all.
+
+    **Arguments:** `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold.
+
+    **Raises:** `ValueError` if the optimizer is not of an architecture of this package; `OSError` if `path` cannot be
+    written.
+    """
+    import safetensors.numpy
+
+    header = {
+        "format": _FORMAT,
+        "architecture": _architecture(optimizer),
+        "arguments": json.dumps(_arguments(optimizer)),
+        "recipe": json.dumps(recipe or {}),
+        "licence": licence,
+        "versions": json.dumps(_versions()),
+    }
+    path = Path(path)
+    check_writable(path.absolute().parent)
+    write_whole(path, safetensors.numpy.save(_leaves(optimizer), metadata=header))
+
+
+def load(name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = None) -> AbstractLearnedOptimizer:
+    """A shipped optimizer by its name, or one from a file written by `save`.
+
+    **Arguments:** `like`: refuse weights that are not of this optimizer's architecture and sizes.
+
+    **Raises:** `ValueError` if there is none of that name, or the file is truncated, not safetensors, not written by
+    l2o, or of another architecture.
+    """
+    path = _resolve(name_or_path)
+    leaves, header = _read(path)
+    saved = header["architecture"]
+    arguments = json.loads(header["arguments"])
+    module = _plugins.get("architectures", saved)
+    optimizer = eqx.filter_eval_shape(lambda: module.build(jax.random.key(0), **arguments))
+    if like is not None:
+        wanted = _architecture(like)
+        if wanted != saved:
+            raise ValueError(f"Weights at {path} are for {saved!r}, not {wanted!r}.")
+        optimizer = eqx.filter_eval_shape(lambda: like)
+
+    def fill(key_path, leaf):
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        name = jax.tree_util.keystr(key_path)
+        if name not in leaves or leaves[name].shape != leaf.shape:
+            found = leaves[name].shape if name in leaves else "nothing"
+            raise ValueError(
+                f"Weights at {path} are for {saved!r} with arguments {arguments}, not for the optimizer asked for "
+                f"(leaf {name}: {found} vs {leaf.shape})."
+            )
+        return jnp.asarray(leaves[name])
+
+    return jax.tree_util.tree_map_with_path(fill, optimizer)
+
+
+def header(name_or_path: str | Path) -> dict[str, Any]:
+    """Architecture, arguments, recipe, licence and versions of saved weights.
+
+    **Raises:** as `load`.
+    """
+    raw = _read(_resolve(name_or_path))[1]
+    return {k: json.loads(v) if k in ("arguments", "recipe", "versions") else v for k, v in raw.items()}
+
+
+def _read(path):
+    import safetensors
+
+    try:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
+            header = file.metadata() or {}
+            leaves = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}). It may be truncated or of another kind.") from error
+    if header.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} is a safetensors file, but not of a learned optimizer saved by l2o (format {header.get('format')!r})."
+        )
+    return leaves, header
+
+
+def _resolve(name_or_path):
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix == ".safetensors" or len(path.parts) > 1:
+        raise ValueError(f"No weights file at {path}. Shipped optimizers: {', '.join(names())}.")
+    return _shipped(str(name_or_path))
+
+
+def _shipped(name):
+    if name not in names():
+        raise ValueError(f"No pretrained optimizer named {name!r}. Shipped: {', '.join(names())}; or pass a file's path.")
+    return _FOLDER / f"{name}.safetensors"
+
+
+def _architecture(optimizer):
+    module = type(optimizer).__module__
+    package, _, name = module.rpartition(".")
+    if package != "l2o.architectures":
+        raise ValueError(
+            f"Only optimizers of l2o.architectures can be saved, got {type(optimizer).__name__} of {module}. "
+            "Save your own class's leaves with `equinox.tree_serialise_leaves`."
+        )
+    return name
+
+
+def _arguments(optimizer):
+    """Constructor arguments, which architectures keep as static fields of the same names."""
+    parameters = inspect.signature(type(optimizer).__init__).parameters
+    return {name: getattr(optimizer, name) for name in parameters if name not in ("self", "key")}
+
+
+def _leaves(optimizer):
+    arrays = eqx.filter(optimizer, eqx.is_inexact_array)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
+
+
+def _versions():
+    from importlib.metadata import version
+
+    packages = ("l2o", "jax", "equinox", "optax")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,90 @@
+"""Tables and figures of comparisons."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2o.comparison import Contender
+from l2o.evaluation import bootstrap_interval
+
+# Colours that the colour-blind can tell apart (Okabe & Ito 2008), learned optimizers first.
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: str = ""):
+    """A rich table of `statistic` ("mean" or "median") with its 95 % interval, a column per step, best in bold."""
+    from rich.table import Table
+
+    steps = sorted({row["step"] for row in rows})
+    names = list(dict.fromkeys(row["optimizer"] for row in rows))
+    cells = {(row["optimizer"], row["step"]): row for row in rows}
+    best = {step: _best(rows, step, statistic) for step in steps}
+    grid = Table(title=title, title_justify="left")
+    grid.add_column("optimizer", no_wrap=True)
+    grid.add_column("rate", justify="right", no_wrap=True)
+    for step in steps:
+        grid.add_column(f"step {step}", justify="right", no_wrap=True)
+    for name in names:
+        first = cells[name, steps[0]]
+        rate = "" if first["rate"] is None else f"{first['rate']:.3g}" + (" (edge)" if first["rate_at_edge"] else "")
+        grid.add_row(name, rate, *(_cell(cells[name, step], statistic, best[step] == name) for step in steps))
+    return grid
+
+
+def _best(rows, step, statistic):
+    finite = [row for row in rows if row["step"] == step and np.isfinite(row[statistic])]
+    return min(finite, key=lambda row: row[statistic])["optimizer"] if finite else None
+
+
+def _cell(row, statistic, is_best):
+    text = f"{row[statistic]:.3g}"
+    interval = row[f"{statistic}_interval"]
+    if interval is not None and np.isfinite(interval).all():
+        text += f" [{interval[0]:.2g}, {interval[1]:.2g}]".replace("[", r"\[")
+    if row["num_diverged"]:
+        text += f" ({row['num_diverged']} diverged)"
+    return f"[bold]{text}[/bold]" if is_best else text
+
+
+def figure(
+    panels: Mapping[str, Mapping[str, Contender]],
+    path: str | Path,
+    *,
+    window: int | Mapping[str, int] = 1,
+    statistic=np.mean,
+    optimizers: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
+    """Loss curves with 95 % bands, a panel per task, written to `path` (its ending chooses the format).
+
+    **Arguments:** `window`: smooth by the mean over this many steps (per panel, if a mapping). `optimizers`: those to draw,
+    by panel; default all.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False, layout="constrained")
+    for axis, (title, results) in zip(axes[0], panels.items(), strict=True):
+        names = (optimizers or {}).get(title) or list(results)
+        width = window[title] if isinstance(window, Mapping) else window
+        for colour, name in zip(_COLOURS * 3, sorted(names, key=lambda n: not results[n].learned), strict=False):
+            contender = results[name]
+            losses = np.stack([np.convolve(x, np.ones(width) / width, "valid") for x in contender.curves.losses])
+            steps = np.arange(losses.shape[1]) + width - 1
+            rate = f" ({contender.tuned.value:.2g})" if contender.tuned else ""
+            style = {"linewidth": 2.2, "zorder": 3} if contender.learned else {"linewidth": 1.1}
+            axis.plot(steps, statistic(losses, axis=0), label=name + rate, color=colour, **style)
+            bands = np.array([bootstrap_interval(x, statistic, num_resamples=300) for x in losses.T])
+            axis.fill_between(steps, bands[:, 0], bands[:, 1], color=colour, alpha=0.2, linewidth=0)
+        top = max(statistic(results[n].curves.losses[:, 0]) for n in names)
+        axis.set(title=title, xlabel="step", ylabel="loss", yscale="log")
+        axis.set_ylim(top=2 * top)
+        axis.grid(alpha=0.25, which="both", linewidth=0.5)
+        axis.legend(fontsize=7.5, title="optimizer (tuned rate)", title_fontsize=7.5)
+    path = Path(path)
+    fig.savefig(path, dpi=160)
+    plt.close(fig)
+    return path
