@@ -44,3 +44,6 @@ class BPTT(AbstractGradientEstimator):
         grads, losses, diverged, state = jax.lax.map(one_task, inputs, batch_size=batch_size)
         mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), grads)
         return Estimate(jnp.mean(losses), mean, jnp.sum(diverged)), state
+
+
+build = BPTT

@@ -69,3 +69,6 @@ class PES(AbstractGradientEstimator):
         grads, losses, diverged, state = jax.vmap(one_pair)(state, jax.random.split(key, self.num_tasks))
         mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), grads)
         return Estimate(jnp.mean(losses), mean, jnp.sum(diverged)), state
+
+
+build = PES

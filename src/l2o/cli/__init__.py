@@ -1,0 +1,148 @@
+"""The command line: `l2o train | compare | tasks | optimizers | pretrained | quickstart`.
+
+This module imports neither JAX nor anything that does, so that `l2o --help` answers at once; the commands do when they run.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="l2o",
+    help="Meta-train optimizers on the problems you care about, and see whether they beat a tuned Adam.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Argument of the task's family, as name=value (JSON values), e.g. -s dim=20."),
+]
+TaskName = Annotated[str, typer.Argument(help="A task (see `l2o tasks`), or your own as my_module:family.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Cores = Annotated[int | None, typer.Option(help="CPU cores to use, one program on each. Default: all.")]
+
+
+@app.command()
+def train(
+    task: TaskName,
+    optimizer: Annotated[str, typer.Option(help="Architecture to train (see `l2o optimizers`).")] = "lstm",
+    optimizer_set: Annotated[
+        list[str] | None,
+        typer.Option("--optimizer-set", "-o", help="Argument of the architecture, as name=value, e.g. -o preset=code."),
+    ] = None,
+    set_: Set = None,
+    init: Annotated[str | None, typer.Option(help="Start from these weights: a shipped name or a file.")] = None,
+    estimator: Annotated[str, typer.Option(help="Meta-gradient estimator: bptt or pes.")] = "bptt",
+    horizon: Annotated[int | None, typer.Option(help="Inner steps an episode. Default: the task's own.")] = None,
+    truncation: Annotated[int, typer.Option(help="Inner steps a meta-gradient; must divide the horizon.")] = 20,
+    num_tasks: Annotated[int, typer.Option(help="Tasks in a meta-batch.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Tasks run at once on a core; fewer is faster for networks. Default: all.")
+    ] = None,
+    sample: Annotated[
+        float | None, typer.Option(help="Fraction of coordinates to sample for the meta-gradient, in (0, 1].")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the meta-loss: train, or outer (larger batches).")] = "train",
+    num_steps: Annotated[int, typer.Option(help="Meta-steps.")] = 1000,
+    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate for the meta-parameters.")] = 1e-3,
+    max_norm: Annotated[float, typer.Option(help="Clip the meta-gradient to this norm.")] = 1.0,
+    validate_every: Annotated[int, typer.Option(help="Meta-steps between validations.")] = 100,
+    validation_tasks: Annotated[int, typer.Option(help="Fixed validation tasks; the best optimizer on them is kept.")] = 16,
+    checkpoint_every: Annotated[int, typer.Option(help="Meta-steps between checkpoints.")] = 100,
+    folder: Annotated[Path, typer.Option(help="Where the run goes.")] = Path("runs/train"),
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --folder.")] = False,
+    seed: Seed = 0,
+    cores: Cores = None,
+):
+    """Meta-train an optimizer on a task family.
+
+    The folder gets config.json, metrics.jsonl, TensorBoard events, checkpoints, weights.safetensors and curves.png.
+    """
+    from l2o.cli import _train
+
+    arguments = {k: v for k, v in locals().items() if k != "_train"}
+    _reporting_errors(_train.run, **arguments)
+
+
+@app.command()
+def compare(
+    task: TaskName,
+    optimizers: Annotated[
+        list[str], typer.Argument(help="Shipped or saved learned optimizers, and baselines (see `l2o optimizers`).")
+    ],
+    set_: Set = None,
+    tune: Annotated[bool, typer.Option(help="Tune the baselines' rates on a grid; else --rate.")] = True,
+    rate: Annotated[float, typer.Option(help="Learning rate of the baselines with --no-tune.")] = 1e-3,
+    per_decade: Annotated[int, typer.Option(help="Rates per factor of ten in the grid from 1e-4 to 10.")] = 2,
+    horizon: Annotated[int | None, typer.Option(help="Inner steps. Default: the task's own.")] = None,
+    num_tasks: Annotated[int, typer.Option(help="Fresh tasks to report on.")] = 20,
+    tune_tasks: Annotated[int, typer.Option(help="Other tasks, to tune on.")] = 10,
+    window: Annotated[int | None, typer.Option(help="Average losses over this many steps. Default: a tenth of the horizon.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where table.json and curves.png go.")] = Path("runs/compare"),
+    seed: Seed = 0,
+    cores: Cores = None,
+):
+    """Compare optimizers on the same fresh tasks, baselines tuned on others."""
+    from l2o.cli import _compare
+
+    arguments = {k: v for k, v in locals().items() if k != "_compare"}
+    _reporting_errors(_compare.run, **arguments)
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Option(help="Where the figure, tables and weights go.")] = Path("runs/quickstart"),
+    seed: Seed = 0,
+    cores: Cores = None,
+):
+    """Meta-train an optimizer in a minute and compare it with tuned baselines; then a shipped one, on MNIST."""
+    from l2o.cli import _quickstart
+
+    _reporting_errors(_quickstart.run, folder=folder, seed=seed, cores=cores)
+
+
+@app.command()
+def tasks():
+    """List the task families and their arguments."""
+    from l2o.cli import _listings
+
+    _listings.tasks()
+
+
+@app.command()
+def optimizers():
+    """List the learned architectures, the pretrained optimizers and the baselines."""
+    from l2o.cli import _listings
+
+    _listings.optimizers()
+
+
+@app.command()
+def pretrained(
+    name: Annotated[str | None, typer.Argument(help="Show this one's card. Default: list all.")] = None,
+):
+    """List the optimizers that ship with the package, or show one's card."""
+    from l2o.cli import _listings
+
+    _reporting_errors(_listings.pretrained, name=name)
+
+
+def _reporting_errors(command, **arguments):
+    """Runs a command; a mistake in its input is one line on stderr, not a traceback."""
+    try:
+        command(**arguments)
+    except (ValueError, TypeError, OSError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as interrupt:
+        typer.secho("\n".join(["Interrupted.", *getattr(interrupt, "__notes__", [])]), err=True)
+        raise typer.Exit(130) from interrupt
+
+
+def main():
+    """Entry point of the `l2o` command."""
+    app(prog_name="l2o", args=sys.argv[1:])

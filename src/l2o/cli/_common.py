@@ -1,0 +1,107 @@
+"""What commands share: arguments, tasks and optimizers by name, progress bars."""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import l2o
+from l2o import _plugins
+from l2o._checkpoint import check_writable, write_whole
+
+console = Console(highlight=False)
+
+
+def parse_settings(settings: list[str] | None) -> dict[str, Any]:
+    """{"dim": 20} from ["dim=20"]; values are JSON, or else strings.
+
+    **Raises:** `ValueError` for a setting without "=".
+    """
+    parsed = {}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"Settings are name=value, got {setting!r}.")
+        try:
+            parsed[name] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[name] = value
+        if isinstance(parsed[name], list):
+            parsed[name] = tuple(parsed[name])
+    return parsed
+
+
+def find_family(task: str, settings: dict[str, Any]):
+    """The family named by a task or module:attribute, and its usual horizon."""
+    if ":" in task:
+        found = _plugins.user_attribute(task)
+        family = _call(found, settings, task) if settings else found
+        return family, 100
+    module = _plugins.get("tasks", task)
+    return _call(module.family, settings, task), module.HORIZON
+
+
+def build_optimizer(name: str, key, settings: dict[str, Any]):
+    """A fresh optimizer of the architecture of that name, or of the user's module:attribute."""
+    build = _plugins.user_attribute(name) if ":" in name else _plugins.get("architectures", name).build
+    return _call(lambda **s: build(key, **s), settings, name)
+
+
+def _call(function, settings, name):
+    try:
+        return function(**settings)
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise ValueError(f"{name}: {str(error).split(') ')[-1].split('() ')[-1]}. See `l2o tasks`.") from error
+        raise
+
+
+def start_folder(folder: Path, config: dict[str, Any]) -> None:
+    """Makes the folder and writes config.json: what was asked for, the versions and the command."""
+    check_writable(folder)
+    packages = ("l2o", "jax", "equinox", "optax")
+    config = {
+        **{k: str(v) if isinstance(v, Path) else v for k, v in config.items()},
+        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in packages}},
+        "command": " ".join(["l2o", *sys.argv[1:]]),
+    }
+    write_whole(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def progress(total: int, label: str) -> tuple[Progress, Any]:
+    """A progress bar, and the `on_step` callback for `meta_train` that moves it: loss, rate and time left."""
+    bar = Progress(
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    task = bar.add_task(label, total=total, status="compiling")
+    last = {}
+
+    def on_step(row):
+        last.update(row)
+        speed = bar.tasks[0].speed
+        status = f"meta-loss {last['meta_loss']:.3g}"
+        if "validation_loss" in last:
+            status += f"  validation {last['validation_loss']:.4g}"
+        if speed:
+            status += f"  {speed:.1f} steps/s"
+        if last["num_skipped"] or last["num_diverged"]:
+            status += f"  skipped {last['num_skipped']}  diverged {last['num_diverged']}"
+        bar.update(task, completed=row["step"], status=status)
+
+    return bar, on_step
+
+
+def use_cores(cores: int | None) -> None:
+    """One JAX device a core."""
+    l2o.use_all_cores(cores)

@@ -1,0 +1,53 @@
+"""`l2o tasks`, `l2o optimizers`, `l2o pretrained`."""
+
+import inspect
+
+from rich.markdown import Markdown
+from rich.table import Table
+
+import l2o
+from l2o import _plugins
+from l2o.cli._common import console
+
+
+def tasks() -> None:
+    """Lists the families with their arguments and defaults."""
+    grid = Table("task", "what", "arguments (-s name=value)", title="Task families", title_justify="left")
+    for name in _plugins.names("tasks"):
+        module = _plugins.get("tasks", name)
+        grid.add_row(name, _first_line(module), _arguments(module.family))
+    console.print(grid)
+    console.print("Your own: `l2o train my_module:family`, where family(key) returns a task.")
+
+
+def optimizers() -> None:
+    """Lists architectures, shipped optimizers and baselines."""
+    grid = Table("optimizer", "what", "arguments", title="Learned architectures", title_justify="left")
+    for name in _plugins.names("architectures"):
+        module = _plugins.get("architectures", name)
+        presets = ", ".join(getattr(module, "PRESETS", {}))
+        grid.add_row(name, _first_line(module), f"preset: {presets}; overridden by arguments of its class")
+    console.print(grid)
+    console.print("Pretrained:", ", ".join(l2o.pretrained.names()))
+    console.print("Baselines: ", ", ".join(l2o.baselines.BASELINES), "(optax's defaults; the rate is tuned)")
+
+
+def pretrained(name: str | None) -> None:
+    """Shows a card, or lists the shipped optimizers."""
+    if name is not None:
+        console.print(Markdown(l2o.pretrained.describe(name)))
+        return
+    grid = Table("name", "architecture", "meta-trained on", "licence", title="Pretrained optimizers", title_justify="left")
+    for each in l2o.pretrained.names():
+        header = l2o.pretrained.header(each)
+        grid.add_row(each, header["architecture"], str(header["recipe"].get("task", "")), header["licence"])
+    console.print(grid)
+
+
+def _first_line(module):
+    return (module.__doc__ or "").split("\n\n")[0].strip().replace("\n", " ").rstrip(":")
+
+
+def _arguments(function):
+    parameters = inspect.signature(function).parameters.values()
+    return ", ".join(f"{p.name}={p.default!r}" for p in parameters if p.default is not inspect.Parameter.empty)

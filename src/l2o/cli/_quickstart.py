@@ -1,0 +1,115 @@
+"""`l2o quickstart`: the main job, end to end, in about two minutes."""
+
+import json
+from pathlib import Path
+
+import jax
+import optax
+
+import l2o
+from l2o import comparison, report
+from l2o._checkpoint import write_whole
+from l2o.architectures import lstm
+from l2o.cli import _common
+from l2o.cli._common import console
+from l2o.estimators.bptt import BPTT
+from l2o.tasks import mlp, quadratic
+
+NUM_STEPS = 500  # meta-steps
+MAX_SECONDS = 55.0  # of meta-training, where the machine is slow
+QUADRATIC_BASELINES = ("sgd", "momentum", "nag", "rmsprop", "adagrad", "adam", "lion", "muon", "schedule_free_adam", "lbfgs")
+MNIST_BASELINES = ("sgd", "nag", "rmsprop", "adam")
+
+
+def run(*, folder: Path, seed: int, cores: int | None) -> None:
+    """Meta-trains on quadratics, compares; then the shipped MNIST optimizer; prints tables, writes a figure."""
+    _common.use_cores(cores)
+    _common.start_folder(folder, {"seed": seed, "cores": cores})
+    keys = jax.random.split(jax.random.key(seed), 4)
+
+    console.rule("1. Meta-train an LSTM optimizer on random quadratics")
+    learned = meta_train_on_quadratics(keys[0], keys[1])
+    l2o.pretrained.save(folder / "weights.safetensors", learned, recipe={"task": "quadratic", "command": "quickstart"})
+
+    console.rule("2. Compare it with tuned baselines on 1,024 fresh quadratics")
+    with console.status("Tuning and running the baselines ...") as status:
+        on_quadratics = comparison.compare(
+            quadratic.family(),
+            learned={"lstm (just trained)": learned, "lstm-quadratic": l2o.load("lstm-quadratic")},
+            baseline_names=QUADRATIC_BASELINES,
+            horizon=200,
+            key=keys[2],
+            num_tasks=1024,
+            tune_horizon=100,
+            tune_tasks=256,
+            final_steps=1,
+            on_done=lambda name: status.update(f"{name} done ..."),
+        )
+    rows = comparison.rows(on_quadratics, [20, 50, 100, 200])
+    for statistic in ("mean", "median"):
+        title = rf"{statistic} loss \[95 % interval]; rates tuned for step 100 on other tasks"
+        console.print(report.table(rows, statistic=statistic, title=title))
+    first_order = [name for name in QUADRATIC_BASELINES if name != "lbfgs"]
+    _print_ratio(on_quadratics, "lstm (just trained)", 100, 1, first_order)
+
+    console.rule("3. The shipped lstm-mnist on a real MNIST sample (784-20-10 perceptron)")
+    with console.status("Tuning and running the baselines ...") as status:
+        on_mnist = comparison.compare(
+            mlp.family(),
+            learned={"lstm-mnist": l2o.load("lstm-mnist")},
+            baseline_names=MNIST_BASELINES,
+            horizon=200,
+            key=keys[3],
+            num_tasks=10,
+            tune_horizon=100,
+            tune_tasks=4,
+            final_steps=10,
+            batch_size=5,
+            on_done=lambda name: status.update(f"{name} done ..."),
+        )
+    mnist_rows = comparison.rows(on_mnist, [20, 50, 100, 200], window=10)
+    title = r"mean loss of 10-step windows \[95 % interval]; rates tuned for step 100"
+    console.print(report.table(mnist_rows, title=title))
+    _print_ratio(on_mnist, "lstm-mnist", 100, 10, None)
+    accuracies = {r["optimizer"]: r["final_accuracy"] for r in mnist_rows}
+    console.print("Test accuracy after 200 steps:", ", ".join(f"{k} {v:.3f}" for k, v in accuracies.items()))
+
+    write_whole(folder / "table.json", json.dumps({"quadratic": rows, "mnist_sample": mnist_rows}, indent=1).encode())
+    picture = report.figure(
+        {"Quadratics": on_quadratics, "MNIST sample, 784-20-10": on_mnist},
+        folder / "curves.png",
+        window={"Quadratics": 1, "MNIST sample, 784-20-10": 10},
+        optimizers={"Quadratics": ["lstm (just trained)", "lstm-quadratic", "nag", "rmsprop", "adam", "muon"]},
+    )
+    console.print(f"\nFigure: {picture}\nYour optimizer: {folder / 'weights.safetensors'}", soft_wrap=True)
+
+
+def meta_train_on_quadratics(init_key, train_key, num_steps: int = NUM_STEPS, max_seconds: float | None = MAX_SECONDS):
+    """An LSTM meta-trained on the paper's quadratics for 100 inner steps."""
+    family = quadratic.family()
+    problem = l2o.InnerTraining(family, horizon=100, truncation=20)
+    bar, on_step = _common.progress(num_steps, "meta-training")
+    with bar:
+        result = l2o.meta_train(
+            lstm.build(init_key, preset="raw"),
+            BPTT(problem, num_tasks=64),
+            l2o.default_outer_optimizer(optax.cosine_decay_schedule(1e-2, num_steps, 0.05)),
+            num_steps=num_steps,
+            key=train_key,
+            validation=l2o.Validation(family, 100, num_tasks=128, every=100, final_steps=1),
+            max_seconds=max_seconds,
+            on_step=on_step,
+        )
+    console.print(
+        f"{result.num_steps} meta-steps, {result.num_episodes:.0f} inner runs, {result.seconds:.0f} s; "
+        f"{result.num_skipped} meta-steps skipped, {result.num_diverged} episodes diverged."
+    )
+    return result.optimizer
+
+
+def _print_ratio(results, name, step, window, names):
+    best, ratio, low, high = comparison.ratio_to_best(results, name, step, window, names)
+    console.print(
+        f"{name} / {best} (best tuned first-order baseline) at step {step}: {ratio:.3f} [{low:.3f}, {high:.3f}]",
+        markup=False,
+    )
