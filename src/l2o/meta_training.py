@@ -70,7 +70,9 @@ class MetaTrained:
     history: list[dict[str, Any]]  # a row per meta-step: step, meta_loss, gradient_norm, ... and scores
 
 
-def default_outer_optimizer(learning_rate: float = 1e-3, max_norm: float = 1.0) -> optax.GradientTransformation:
+def default_outer_optimizer(
+    learning_rate: optax.ScalarOrSchedule = 1e-3, max_norm: float = 0.1
+) -> optax.GradientTransformation:
     """Adam behind a clip of the meta-gradient's global norm: the mean over tasks is clipped, not each task's."""
     return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate))
 

@@ -49,7 +49,7 @@ def train(
     split: Annotated[str, typer.Option(help="Split of the meta-loss: train, or outer (larger batches).")] = "train",
     num_steps: Annotated[int, typer.Option(help="Meta-steps.")] = 1000,
     learning_rate: Annotated[float, typer.Option(help="Adam's learning rate for the meta-parameters.")] = 1e-3,
-    max_norm: Annotated[float, typer.Option(help="Clip the meta-gradient to this norm.")] = 1.0,
+    max_norm: Annotated[float, typer.Option(help="Clip the meta-gradient to this norm.")] = 0.1,
     validate_every: Annotated[int, typer.Option(help="Meta-steps between validations.")] = 100,
     validation_tasks: Annotated[int, typer.Option(help="Fixed validation tasks; the best optimizer on them is kept.")] = 16,
     checkpoint_every: Annotated[int, typer.Option(help="Meta-steps between checkpoints.")] = 100,

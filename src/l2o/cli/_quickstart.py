@@ -93,7 +93,7 @@ def meta_train_on_quadratics(init_key, train_key, num_steps: int = NUM_STEPS, ma
         result = l2o.meta_train(
             lstm.build(init_key, preset="raw"),
             BPTT(problem, num_tasks=64),
-            l2o.default_outer_optimizer(optax.cosine_decay_schedule(1e-2, num_steps, 0.05)),
+            l2o.default_outer_optimizer(optax.cosine_decay_schedule(1e-2, num_steps, 0.05), max_norm=0.1),
             num_steps=num_steps,
             key=train_key,
             validation=l2o.Validation(family, 100, num_tasks=128, every=100, final_steps=1),
