@@ -58,7 +58,7 @@ class Normalised(l2o.AbstractLearnedOptimizer):
         return ()
 
     def update(self, updates, state, params=None, **extra):
-        norm = optax.global_norm(updates) + 1e-3
+        norm = optax.tree.norm(updates) + 1e-3
         return jax.tree.map(lambda g: -self.rate * g / norm, updates), state
 
 

@@ -183,6 +183,8 @@ def _evaluate_fwd(perturbed, params, task, key, split):
 @_evaluate_first_order.def_bwd
 def _evaluate_bwd(loss_gradient, cotangents, perturbed, params, task, key, split):
     # d loss = <loss_gradient, d params>: already in hand. The gradients' own cotangents are dropped: first order.
+    if cotangents[0] is None:  # nothing depends on this loss
+        return jax.tree.map(lambda g: None, loss_gradient)
     return jax.tree.map(lambda g: cotangents[0].astype(g.dtype) * g, loss_gradient)
 
 
@@ -243,13 +245,13 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
     if isinstance(form, Sampled):
         # c_t for every update, as in the module's docstring: the final params' cotangent, plus all later losses'.
         weighted = ct_losses[:, None] * loss_gradients
-        later = jnp.cumsum(weighted[::-1], axis=0)[::-1] - weighted + ct_final[0]
+        later = jnp.cumsum(weighted[::-1], axis=0)[::-1] - weighted + ct_final[0][None]
         count = max(1, min(num, round(form.fraction * num)))
         index, weight = _draw(jax.random.fold_in(key, 2**31), later, count, form.uniform)
         taken = jax.tree.map(lambda x: x[..., index], (everything, ct_final))
         (params, opt_state, gradients, loss_gradients), ct_final = taken
-        ct_final = jax.tree.map(lambda x: x * weight, ct_final)
-        ct_arrays, _, _ = backward((params, opt_state, gradients, loss_gradients * weight), ct_final)
+        ct_final = jax.tree.map(lambda x: x * jnp.broadcast_to(weight, x.shape), ct_final)
+        ct_arrays, _, _ = backward((params, opt_state, gradients, loss_gradients * weight[None]), ct_final)
         ct_params, ct_opt_state = jax.tree.map(jnp.zeros_like, (state.params, state.opt_state))  # not asked for
     else:
         blocks = jax.tree.map(functools.partial(_to_blocks, size=form.size), (everything, ct_final))
@@ -262,7 +264,7 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
         ct_arrays, ct_initial = jax.lax.scan(one_block, zeros, blocks)
         ct_initial = jax.tree.map(functools.partial(_from_blocks, num=num), ct_initial)
         ct_params, ct_opt_state = unravel(ct_initial[0]), ct_initial[1]
-    return ct_arrays, InnerState(ct_params, ct_opt_state, None)
+    return ct_arrays, eqx.filter(InnerState(ct_params, ct_opt_state, state.step), eqx.is_inexact_array)
 
 
 def _draw(key, cotangents, count, uniform):

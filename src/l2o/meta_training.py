@@ -241,7 +241,7 @@ def _outer_step(outer_opt, arrays, outer_state, gradients):
     """One outer update with the mean of the devices' meta-gradients."""
     mean = jax.tree.map(lambda *g: sum(g[1:], start=g[0]) / len(g), *gradients)
     updates, outer_state = outer_opt.update(mean, outer_state, arrays)
-    return eqx.apply_updates(arrays, updates), outer_state, optax.global_norm(mean)
+    return eqx.apply_updates(arrays, updates), outer_state, optax.tree.norm(mean)
 
 
 def _num_episodes(problem: AbstractInnerProblem, num_truncations: int) -> float:

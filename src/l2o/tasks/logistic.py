@@ -42,7 +42,7 @@ def family(
     def logistic(key):
         x_key, scale_key, w_key, y_key = jax.random.split(key, 4)
         scales = scale_spread ** (jax.random.uniform(scale_key, (dim,)) - 0.5)
-        x = scales * jax.random.normal(x_key, (num_examples, dim))
+        x = scales[None] * jax.random.normal(x_key, (num_examples, dim))
         logits = x @ jax.random.normal(w_key, (dim,))
         y = jnp.where(jax.random.uniform(y_key, (num_examples,)) < jax.nn.sigmoid(logits), 1.0, -1.0)
         return Logistic(x, y, weight_decay)

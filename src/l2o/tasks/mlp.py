@@ -61,8 +61,8 @@ class MLP(AbstractTask):
     def _logits(self, params, x):
         x = x.astype(params[0]["w"].dtype) / 255
         for layer in params[:-1]:
-            x = ACTIVATIONS[self.activation](x @ layer["w"] + layer["b"])
-        return x @ params[-1]["w"] + params[-1]["b"]
+            x = ACTIVATIONS[self.activation](x @ layer["w"] + layer["b"][None])
+        return x @ params[-1]["w"] + params[-1]["b"][None]
 
 
 class _Family(eqx.Module):

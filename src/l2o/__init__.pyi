@@ -1,0 +1,62 @@
+from . import baselines as baselines
+from . import data as data
+from . import pretrained as pretrained
+from ._devices import use_all_cores
+from ._inner import (
+    AbstractInnerProblem,
+    Blocks,
+    InnerState,
+    InnerTraining,
+    Sampled,
+    SecondOrder,
+    Stored,
+    begin,
+    start,
+    unroll,
+)
+from ._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer
+from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
+from .estimators import AbstractGradientEstimator, Estimate
+from .evaluation import Curves, bootstrap_interval, evaluate, loss_curves, ratio_interval
+from .meta_training import MetaTrained, Validation, default_outer_optimizer, meta_train
+from .pretrained import load
+from .tuning import Tuned, tune
+
+__version__: str
+
+__all__ = [
+    "AbstractCoordinatewise",
+    "AbstractGradientEstimator",
+    "AbstractInnerProblem",
+    "AbstractLearnedOptimizer",
+    "AbstractTask",
+    "Blocks",
+    "Curves",
+    "Estimate",
+    "FunctionTask",
+    "InnerState",
+    "InnerTraining",
+    "MetaTrained",
+    "Sampled",
+    "SecondOrder",
+    "Stored",
+    "TaskFamily",
+    "Tuned",
+    "Validation",
+    "baselines",
+    "begin",
+    "bootstrap_interval",
+    "check_family",
+    "data",
+    "default_outer_optimizer",
+    "evaluate",
+    "load",
+    "loss_curves",
+    "meta_train",
+    "pretrained",
+    "ratio_interval",
+    "start",
+    "tune",
+    "unroll",
+    "use_all_cores",
+]
