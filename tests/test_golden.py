@@ -27,9 +27,10 @@ def test_one_meta_step_on_x_squared():
     closed_form = 0.98**5 - 0.01 * (1 - 0.98**5) / 0.02
     np.testing.assert_allclose(closed_form, 0.8559, atol=5e-5)
     episode, _ = problem.advance(trained, episode)
-    np.testing.assert_allclose(episode.inner.params, closed_form, rtol=1e-6)
+    # Single precision: Adam's own first step is 0.01 to six digits.
+    np.testing.assert_allclose(episode.inner.params, closed_form, rtol=1e-5)
     losses = l2o.loss_curves(trained, bowl, horizon=5, num_tasks=1, key=jax.random.key(0))
-    np.testing.assert_allclose(losses[0, 5], 0.7325327, rtol=1e-6)
+    np.testing.assert_allclose(losses[0, 5], 0.7325327, rtol=1e-5)
 
 
 def test_the_second_meta_loss_is_that_of_the_updated_rule():
@@ -38,4 +39,4 @@ def test_the_second_meta_loss_is_that_of_the_updated_rule():
     result = l2o.meta_train(zero, BPTT(problem, num_tasks=1), optax.adam(0.01), num_steps=2, key=jax.random.key(0))
     x = [0.98**t - 0.01 * (1 - 0.98**t) / 0.02 for t in range(5)]
     meta_losses = [row["meta_loss"] for row in result.history]
-    np.testing.assert_allclose(meta_losses, [1.0, np.mean(np.square(x))], rtol=1e-6)
+    np.testing.assert_allclose(meta_losses, [1.0, np.mean(np.square(x))], rtol=1e-5)

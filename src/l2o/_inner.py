@@ -124,7 +124,9 @@ def unroll(
                 f"{type(meta_gradient).__name__} needs a coordinatewise optimizer, got {type(optimizer).__name__}, whose "
                 "coordinates may depend on each other. Use `Stored()`."
             )
-        return _unroll_replayed((optimizer, state), task, key, length, split, meta_gradient)
+        final, losses = _unroll_replayed((optimizer, state), task, key, length, split, meta_gradient)
+        # Counted here: a step number out of a custom derivative would pass for differentiable in the next unroll.
+        return InnerState(final.params, final.opt_state, state.step + length), losses
     second_order = isinstance(meta_gradient, SecondOrder)
     state, (losses, _, _) = _scan(task, optimizer, state, key, length, split, second_order=second_order)
     return state, losses
@@ -264,7 +266,7 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
         ct_arrays, ct_initial = jax.lax.scan(one_block, zeros, blocks)
         ct_initial = jax.tree.map(functools.partial(_from_blocks, num=num), ct_initial)
         ct_params, ct_opt_state = unravel(ct_initial[0]), ct_initial[1]
-    return ct_arrays, eqx.filter(InnerState(ct_params, ct_opt_state, state.step), eqx.is_inexact_array)
+    return ct_arrays, eqx.filter(InnerState(ct_params, ct_opt_state, jnp.zeros((), jnp.int32)), eqx.is_inexact_array)
 
 
 def _draw(key, cotangents, count, uniform):

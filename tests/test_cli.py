@@ -1,0 +1,123 @@
+"""The command line, run as a user would."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+L2O = [sys.executable, "-c", "from l2o.cli import main; main()"]
+
+
+def run(*arguments, cwd=None, check=True):
+    done = subprocess.run([*L2O, *arguments], cwd=cwd, capture_output=True, text=True, timeout=280)
+    assert not check or done.returncode == 0, done.stderr + done.stdout
+    return done
+
+
+def test_help_is_immediate_and_imports_no_jax():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "quickstart" in run("--help").stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.4
+    code = "import sys, l2o.cli; assert not {'jax', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "quickstart", "tasks", "optimizers", "pretrained"])
+def test_every_option_has_help(command):
+    import typer.main
+
+    from l2o.cli import app
+
+    group = typer.main.get_command(app)
+    for parameter in group.commands[command].params:
+        assert parameter.name == "help" or parameter.help, f"{command} {parameter.name}"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of a short run on a user's own task, given as module:attribute."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my_module.py").write_text(
+        "import jax, jax.numpy as jnp, l2o\n"
+        "def family(key):\n"
+        "    target = jax.random.normal(key, (3,))\n"
+        "    return l2o.FunctionTask(lambda key: jnp.zeros(3), lambda x, key: jnp.sum((x - target) ** 2))\n"
+        "def broken(key):\n"
+        "    return l2o.FunctionTask(lambda key: jnp.zeros(3), lambda x, key: x)\n"
+    )
+    options = "--num-steps 4 --num-tasks 4 --horizon 20 --truncation 10 --validate-every 2 --validation-tasks 4"
+    settings = "-o preset=raw -o num_units=4 --checkpoint-every 2 --folder run --cores 2"
+    done = run("train", "my_module:family", *options.split(), *settings.split(), cwd=folder)
+    return folder, done
+
+
+def test_train_leaves_one_whole_folder(trained):
+    folder, done = trained
+    files = {path.name for path in (folder / "run").iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "curves.png"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert config["seed"] == 0
+    assert config["versions"]["jax"]
+    assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+    assert "adam" in done.stdout
+
+
+def test_existing_run_is_refused_without_resume(trained):
+    folder, _ = trained
+    done = run("train", "my_module:family", "--horizon", "20", "--folder", "run", cwd=folder, check=False)
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
+    assert "--resume" in done.stderr
+
+
+def test_compare_own_weights(trained):
+    folder, _ = trained
+    options = ["--horizon", "20", "--num-tasks", "4", "--tune-tasks", "2", "--folder", "comparison"]
+    done = run("compare", "my_module:family", "run/weights.safetensors", "adam", "sgd", *options, cwd=folder)
+    assert "run/weights.safetensors / " in done.stdout
+    rows = json.loads((folder / "comparison" / "table.json").read_text())
+    assert {row["optimizer"] for row in rows} == {"run/weights.safetensors", "adam", "sgd"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nosuch"], "No task named 'nosuch'. Tasks: logistic, mlp"),
+        (["train", "quadratic", "--optimizer", "nosuch"], "No optimizer named 'nosuch'. Optimizers: lstm"),
+        (["train", "quadratic", "--estimator", "nosuch"], "No estimator named 'nosuch'. Estimators: bptt, pes"),
+        (["train", "quadratic", "--truncation", "30"], "`truncation` must divide `horizon`, got truncation=30"),
+        (["train", "quadratic", "-s", "dimension=3"], "unexpected keyword argument 'dimension'"),
+        (["train", "mlp", "-s", "data=nosuch"], "No data set named 'nosuch'. Data sets:"),
+        (["train", "nosuch:family"], "No module named 'nosuch'"),
+        (["train", "my_module:broken"], "The loss must be a scalar, got shape (3,)"),
+        (["compare", "quadratic", "adam", "nosuch"], "No optimizer named 'nosuch'. Pretrained:"),
+        (["pretrained", "nosuch"], "No pretrained optimizer named 'nosuch'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, message, trained):
+    folder, _ = trained
+    extra = ["--folder", "mistake"] if arguments[0] in ("train", "compare") else []
+    done = run(*arguments, *extra, cwd=folder, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["tasks", "optimizers", "pretrained"])
+def test_listings(command):
+    expected = {"tasks": "rosenbrock", "optimizers": "schedule_free_adam", "pretrained": "lstm-mnist"}
+    assert expected[command] in run(command).stdout
+
+
+def test_card_is_shown():
+    assert "Losses" in run("pretrained", "lstm-mnist").stdout
+
+
+def test_import_is_light():
+    code = "import sys, l2o; assert 'jax' not in sys.modules; l2o.meta_train; assert 'jax' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path.cwd())

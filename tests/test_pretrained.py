@@ -1,0 +1,138 @@
+"""Saved weights: what goes into the file, and what is said of files that are not ours."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from fakes import Descent, assert_trees_equal, bowls, tiny_lstm
+
+import l2o
+from l2o import pretrained
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    pretrained.save(path, tiny_lstm(), recipe={"task": "quadratic", "seed": 3}, licence="MIT")
+    return path
+
+
+def test_the_header_has_the_whole_provenance(saved):
+    header = pretrained.header(saved)
+    assert header["architecture"] == "lstm"
+    assert header["arguments"] == {"num_layers": 1, "num_units": 3, "preprocessing": 10.0, "output_scale": 0.1}
+    assert header["recipe"] == {"task": "quadratic", "seed": 3}
+    assert header["licence"] == "MIT"
+    assert header["versions"]["jax"] == jax.__version__
+
+
+def test_any_safetensors_reader_sees_arrays_by_their_path(saved):
+    leaves = safetensors.numpy.load_file(saved)
+    assert set(leaves) == {".cells[0].weight", ".cells[0].bias", ".readout", ".bias"}
+    np.testing.assert_array_equal(leaves[".readout"], tiny_lstm().readout)
+
+
+def test_arguments_that_are_not_the_defaults_come_back(tmp_path):
+    optimizer = tiny_lstm(preset="raw", num_layers=2)
+    pretrained.save(tmp_path / "raw.safetensors", optimizer)
+    assert_trees_equal(l2o.load(tmp_path / "raw.safetensors"), optimizer)
+
+
+def test_saving_leaves_nothing_else_behind(saved):
+    assert [path.name for path in saved.parent.iterdir()] == ["tiny.safetensors"]
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -8], ids=lambda n: f"{n} bytes")
+def test_a_truncated_file(saved, keep):
+    saved.write_bytes(saved.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"tiny\.safetensors is not a whole safetensors file .* truncated or of another"):
+        l2o.load(saved)
+
+
+def test_a_garbage_file(tmp_path):
+    path = tmp_path / "garbage.safetensors"
+    path.write_bytes(np.random.default_rng(0).bytes(1000))
+    with pytest.raises(ValueError, match=r"garbage\.safetensors is not a whole safetensors file"):
+        l2o.load(path)
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        pretrained.header(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_a_safetensors_file_that_is_not_ours(tmp_path, metadata):
+    path = tmp_path / "other.safetensors"
+    safetensors.numpy.save_file({"weight": np.ones(3)}, path, metadata)
+    with pytest.raises(ValueError, match=r"not of a learned optimizer saved by l2o \(format (None|'pt')\)"):
+        l2o.load(path)
+
+
+def test_an_architecture_we_do_not_have(saved, tmp_path):
+    with safetensors.safe_open(str(saved), framework="numpy") as file:
+        header = {**file.metadata(), "architecture": "os"}
+    path = tmp_path / "unknown.safetensors"
+    safetensors.numpy.save_file(safetensors.numpy.load_file(saved), path, header)
+    with pytest.raises(ValueError, match=r"No optimizer named 'os'\. Optimizers: .*lstm"):
+        l2o.load(path)
+
+
+def test_arrays_that_do_not_fit_the_arguments(saved, tmp_path):
+    with safetensors.safe_open(str(saved), framework="numpy") as file:
+        header = {**file.metadata(), "arguments": json.dumps({"num_layers": 1, "num_units": 4})}
+    path = tmp_path / "wrong.safetensors"
+    safetensors.numpy.save_file(safetensors.numpy.load_file(saved), path, header)
+    with pytest.raises(ValueError, match=r"\(leaf .cells\[0\].weight: \(12, 5\) vs \(16, 6\)\)"):
+        l2o.load(path)
+
+
+def test_another_size_than_asked_for(saved):
+    message = r"tiny\.safetensors are for 'lstm' with arguments .*'num_units': 3.* \(leaf \.cells\[0\]\.weight: \(12, 5\) vs"
+    with pytest.raises(ValueError, match=message):
+        l2o.load(saved, like=tiny_lstm(num_units=4))
+
+
+def test_more_layers_than_there_are(saved):
+    with pytest.raises(ValueError, match=r"\(leaf \.cells\[1\]\.weight: nothing vs \(12, 6\)\)"):
+        l2o.load(saved, like=tiny_lstm(num_layers=2))
+
+
+def test_other_constants_than_asked_for(saved):
+    """The arrays would fit, but weights trained for one output scale are wrong for another."""
+    with pytest.raises(ValueError, match="output_scale"):
+        l2o.load(saved, like=tiny_lstm(output_scale=0.5))
+
+
+def test_names_and_paths_that_do_not_exist(tmp_path):
+    with pytest.raises(ValueError, match=r"No pretrained optimizer named 'nope'\. Shipped: .*; or pass a file's path\."):
+        l2o.load("nope")
+    with pytest.raises(ValueError, match=r"No pretrained optimizer named 'nope'"):
+        pretrained.describe("nope")
+    with pytest.raises(ValueError, match=r"No weights file at .*nope\.safetensors\. Shipped optimizers:"):
+        l2o.load(tmp_path / "nope.safetensors")
+
+
+def test_only_architectures_of_the_package_are_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"Only optimizers of l2o\.architectures can be saved, got Descent of fakes"):
+        pretrained.save(tmp_path / "mine.safetensors", Descent(jnp.zeros(())))
+    assert not list(tmp_path.iterdir())
+
+
+def test_saving_where_one_cannot(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Cannot write to .*file"):
+        pretrained.save(tmp_path / "file" / "it.safetensors", tiny_lstm())
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_every_shipped_optimizer_loads_works_and_says_where_it_is_from(name):
+    optimizer = l2o.load(name)
+    curves = l2o.loss_curves(optimizer, bowls, horizon=3, num_tasks=2, key=jax.random.key(0))
+    assert np.isfinite(curves).all()
+    header = pretrained.header(name)
+    assert header["recipe"]
+    assert header["licence"]
+    card = pretrained.describe(name)
+    assert card.startswith("#")
+    assert len(card) > 200
