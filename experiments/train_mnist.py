@@ -39,9 +39,9 @@ def main():
     parser.add_argument("--cores", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--imitation-steps", type=int, default=1500)
-    parser.add_argument("--num-steps", type=int, default=3000)
+    parser.add_argument("--num-steps", type=int, default=2500)
     parser.add_argument("--max-seconds", type=float, help="stop stage 2 after this long")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     arguments = parser.parse_args()
     l2o.use_all_cores(arguments.cores)
     data = "mnist_sample" if arguments.quick else "mnist"
@@ -50,7 +50,7 @@ def main():
     family = mlp.family(data=data)
     keys = jax.random.split(jax.random.key(arguments.seed), 4)
     stages = [arguments.stage] if arguments.stage else ["imitate", "train", "measure"]
-    quick = {"num_tasks": 2} if arguments.quick else {"num_tasks": 8}
+    quick = {"num_tasks": 2} if arguments.quick else {"num_tasks": 16}
     validation = l2o.Validation(family, 100, every=100, batch_size=1, **quick)
     imitated, trained = arguments.folder / "imitated.safetensors", arguments.folder / "trained.safetensors"
 
@@ -69,7 +69,7 @@ def main():
         l2o.pretrained.save(imitated, result.optimizer, recipe={"seconds": result.seconds})
 
     if "train" in stages:
-        weights = jnp.linspace(1.0, 3.0, 100)
+        weights = jnp.linspace(1.0, 10.0, 100)
         problem = l2o.InnerTraining(
             family,
             horizon=100,
@@ -95,7 +95,7 @@ def main():
             "task_arguments": {"data": data},
             "horizon": 100,
             "truncation": 20,
-            "estimator": "bptt, sampled coordinates (10 %), meta-loss on independent batches of 1024, weights 1 to 3",
+            "estimator": "bptt, sampled coordinates (10 %), meta-loss on independent batches of 1024, weights 1 to 10",
             "start": f"imitation of Adam, {arguments.imitation_steps} meta-steps on 784-5-10",
             "outer_optimizer": f"adam, cosine from {arguments.learning_rate:g}, mean meta-gradient clipped to norm 0.1",
             "num_tasks": 4,

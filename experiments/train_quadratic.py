@@ -24,7 +24,7 @@ FIRST_ORDER = ["sgd", "momentum", "nag", "rmsprop", "adagrad", "adam", "lion", "
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="500 meta-steps, written to runs/")
-    parser.add_argument("--num-steps", type=int, default=4000)
+    parser.add_argument("--num-steps", type=int, default=2500)
     parser.add_argument("--num-tasks", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

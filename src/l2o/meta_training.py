@@ -159,6 +159,7 @@ def meta_train(
             checkpoints.save(run, history)
 
     step = int(run["step"])
+    whole = dict(run)  # as of the last whole step: what an interrupt in the middle of one falls back to
     try:
         while step < num_steps and (max_seconds is None or time.monotonic() - started < max_seconds):
             step_keys = jax.random.split(jax.random.fold_in(train_key, step), len(devices))
@@ -190,6 +191,7 @@ def meta_train(
             if validation is not None and (step % validation.every == 0 or step == num_steps):
                 row["validation_loss"] = validate()
             history.append(row)
+            whole = dict(run)
             if writer is not None:
                 for name, value in row.items():
                     if name != "step":
@@ -203,6 +205,9 @@ def meta_train(
             history[-1]["validation_loss"] = validate()
         save()
     except KeyboardInterrupt as interrupt:
+        run.update(whole)
+        step = int(run["step"])
+        history[:] = [row for row in history if row["step"] <= step]
         save()
         if folder is not None:
             interrupt.add_note(f"Saved at meta-step {step} in {folder}; go on with resume=True (`--resume`).")

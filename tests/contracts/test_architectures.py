@@ -23,7 +23,7 @@ def optimizer(request):
 @pytest.fixture(scope="module")
 def params():
     return {
-        "scalar": jnp.asarray(0.5),
+        "scalar": jnp.asarray(0.5, jnp.float32),
         "empty": jnp.zeros((0, 3)),
         "nested": {"matrix": jnp.ones((2, 3)), "half": jnp.ones(4, jnp.bfloat16)},
         "list": [jnp.linspace(-1.0, 1.0, 5)],
@@ -50,7 +50,7 @@ def test_there_are_some():
 
 
 def test_updates_have_the_structure_shapes_and_dtypes_of_the_params(optimizer, params):
-    updates, _ = jax.jit(optimizer.update)(gradients_like(params), optimizer.init(params), params)
+    updates, _ = eqx.filter_jit(optimizer.update)(gradients_like(params), optimizer.init(params), params)
     assert like(updates) == like(params)
     assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(updates))
     assert like(optax.apply_updates(params, updates)) == like(params)

@@ -17,7 +17,7 @@ KEY = jax.random.key(0)
 
 def estimators(name):
     module = _plugins.get("estimators", name)
-    classes = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+    classes = {c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__}
     return [c for c in classes if issubclass(c, l2o.AbstractGradientEstimator) and not inspect.isabstract(c)]
 
 

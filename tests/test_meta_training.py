@@ -1,0 +1,314 @@
+"""The outer loop: that it learns, keeps the best, survives what goes wrong, and refuses what cannot work."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from fakes import Affine, Descent, Momentum, assert_trees_close, assert_trees_equal, bowl, bowls
+
+import l2o
+from l2o.estimators.bptt import BPTT
+
+KEY = jax.random.key(0)
+SMALL = Descent(jnp.log(jnp.asarray(0.01, jnp.float32)))
+VALIDATION = l2o.Validation(bowl, horizon=4, num_tasks=1, every=1, final_steps=1)
+# An outer optimizer that ignores the gradient and adds 0.5 to every meta-parameter.
+CLIMB = optax.GradientTransformation(
+    lambda params: (), lambda updates, state, params=None: (jax.tree.map(lambda x: 0.5 * jnp.ones_like(x), updates), state)
+)
+
+
+def estimator(family=bowl, horizon=4, truncation=2, num_tasks=1):
+    return BPTT(l2o.InnerTraining(family, horizon=horizon, truncation=truncation), num_tasks=num_tasks)
+
+
+def test_it_learns_the_rate_of_gradient_descent():
+    """On |x - c|^2 the best rate of all is 1/2, which solves every task in one step."""
+    result = l2o.meta_train(SMALL, estimator(bowls, num_tasks=4), optax.adam(0.1), num_steps=80, key=KEY)
+    first, last = (np.mean([row["meta_loss"] for row in rows]) for rows in (result.history[:4], result.history[-4:]))
+    assert last < 0.6 * first
+    assert 0.2 < float(jnp.exp(result.optimizer.log_rate)) < 0.7
+    assert [row["step"] for row in result.history] == list(range(1, 81))
+    assert (result.num_steps, result.num_skipped, result.num_diverged) == (80, 0, 0)
+    assert result.num_episodes == 80 * 4 / 2
+    assert result.best_score is None
+
+
+def test_the_first_meta_loss_and_gradient_are_those_of_a_truncation():
+    """Losses x_t^2 of x_t = (1 - 2 r)^t, t = 0, 1; to first order d/da of their mean is 2 x_1 (-2 r) / 2 with a = log r."""
+    history = l2o.meta_train(SMALL, estimator(), num_steps=1, key=KEY).history
+    np.testing.assert_allclose(history[0]["meta_loss"], (1 + 0.98**2) / 2, rtol=1e-6)
+    np.testing.assert_allclose(history[0]["gradient_norm"], 0.98 * 2 * 0.01, rtol=1e-5)
+
+
+def test_the_best_by_validation_is_kept_when_training_gets_worse():
+    """The rate climbs by e^(1/2) a step, through the best one (1/2) and on to where descent diverges."""
+    result = l2o.meta_train(SMALL, estimator(), CLIMB, num_steps=12, key=KEY, validation=VALIDATION)
+    scores = [row["validation_loss"] for row in result.history]
+    rates = 0.01 * np.exp(0.5 * np.arange(1, 13))
+    np.testing.assert_allclose(scores, (1 - 2 * rates) ** 8, rtol=2e-3)
+    best = int(np.argmin(scores))
+    assert 0 < best < 11
+    assert scores[-1] > 1e3
+    np.testing.assert_allclose(np.exp(result.optimizer.log_rate), rates[best], rtol=1e-4)
+    np.testing.assert_allclose(np.exp(result.last.log_rate), rates[-1], rtol=1e-4)
+    assert result.best_score == scores[best]
+
+
+def test_a_score_that_is_not_finite_is_never_the_best():
+    broken = l2o.Validation(lambda key: bowl(start=jnp.nan), horizon=2, num_tasks=1, every=1)
+    result = l2o.meta_train(SMALL, estimator(), CLIMB, num_steps=2, key=KEY, validation=broken)
+    assert result.best_score is None
+    assert_trees_equal(result.optimizer, result.last)
+
+
+def test_a_meta_gradient_that_is_not_finite_is_skipped_and_counted():
+    """x goes 1, 0.9, 0.81, 0.72 ... and its loss is not a number below 0.75: in every episode's second truncation."""
+    task = l2o.FunctionTask(lambda key: jnp.ones(()), lambda x, key: x**2 * jnp.where(x < 0.75, jnp.nan, 1.0))
+    start = Affine(jnp.zeros(()), jnp.asarray(-0.1))
+    problem = l2o.InnerTraining(lambda key: task, horizon=4, truncation=2)
+    tiny = optax.GradientTransformation(
+        lambda params: jnp.zeros((), jnp.int32),
+        lambda updates, count, params=None: (jax.tree.map(lambda x: 1e-3 * jnp.ones_like(x), updates), count + 1),
+    )
+    result = l2o.meta_train(start, BPTT(problem, num_tasks=1), tiny, num_steps=6, key=KEY)
+    finite = [bool(np.isfinite(row["gradient_norm"])) for row in result.history]
+    assert finite == [True, False] * 3
+    assert [row["num_skipped"] for row in result.history] == [0, 1, 1, 2, 2, 3]
+    assert (result.num_skipped, result.num_diverged, result.num_steps) == (3, 3, 6)
+    # Three updates were made, and three were not.
+    assert_trees_close(result.optimizer, Affine(jnp.asarray(3e-3), jnp.asarray(-0.1 + 3e-3)), rtol=1e-5)
+
+
+def test_max_seconds_stops_early_and_still_validates():
+    options = {"num_steps": 10**6, "key": KEY, "max_seconds": 0.5}
+    validation = l2o.Validation(bowl, horizon=2, num_tasks=1, every=10**6)
+    result = l2o.meta_train(SMALL, estimator(), validation=validation, **options)
+    assert 0 < result.num_steps < 10**6
+    assert result.best_score == result.history[-1]["validation_loss"]
+
+
+# Resuming
+
+
+def train(folder=None, *, resume=False, num_steps=12, on_step=None, optimizer=None, **options):
+    optimizer = Momentum(jnp.asarray(0.01), jnp.asarray(0.5)) if optimizer is None else optimizer
+    validation = l2o.Validation(bowls, horizon=3, num_tasks=2, every=4)
+    return l2o.meta_train(
+        optimizer,
+        estimator(bowls, num_tasks=2),
+        num_steps=num_steps,
+        key=KEY,
+        validation=validation,
+        folder=folder,
+        resume=resume,
+        on_step=on_step,
+        **{"checkpoint_every": 5, **options},
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return train()
+
+
+def assert_same_run(result, expected):
+    assert_trees_equal(result.optimizer, expected.optimizer)
+    assert_trees_equal(result.last, expected.last)
+    assert result.history == expected.history
+    assert result.best_score == expected.best_score
+
+
+def test_a_folder_changes_nothing_and_records_everything(tmp_path, uninterrupted):
+    result = train(tmp_path / "new" / "run")
+    assert_same_run(result, uninterrupted)
+    rows = [json.loads(line) for line in (tmp_path / "new" / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.history
+    assert list((tmp_path / "new" / "run").glob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_goes_on_to_more_steps(tmp_path, uninterrupted):
+    train(tmp_path, num_steps=8)
+    assert_same_run(train(tmp_path, resume=True), uninterrupted)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
+    def interrupt(row):
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(tmp_path, on_step=interrupt)
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"Saved at meta-step 3 in {tmp_path}; go on with resume=True")
+    seen = []
+    result = train(tmp_path, resume=True, on_step=lambda row: seen.append(row["step"]))
+    assert seen[0] == 4
+    assert_same_run(result, uninterrupted)
+
+
+def test_ctrl_c_in_the_middle_of_a_step_loses_that_step_only(tmp_path, uninterrupted, monkeypatch):
+    """While validating, after the update was made: resuming must not make it twice, nor skip the validation."""
+    score, calls = l2o.Validation.score, []
+
+    def interrupted(self, *args):
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(self, *args)
+
+    monkeypatch.setattr(l2o.Validation, "score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    assert_same_run(train(tmp_path, resume=True), uninterrupted)
+
+
+def test_a_disk_that_fills_up_half_way_costs_nothing_that_was_saved(tmp_path, uninterrupted, monkeypatch):
+    def fill(row):
+        if row["step"] == 8:
+            monkeypatch.setattr(os, "fsync", full)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left on device"):
+        train(tmp_path, on_step=fill)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("*.part"))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 5
+    assert_same_run(train(tmp_path, resume=True), uninterrupted)
+
+
+def killable(folder, *arguments):
+    command = [sys.executable, Path(__file__).with_name("killable.py"), folder, "60", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(Path(l2o.__file__).parents[1])}
+    return subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, text=True, env=env)
+
+
+def outcome(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return [line for line in output.splitlines() if line.startswith("phi")]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tmp_path):
+    """SIGKILL at three random moments: somewhere between the steps 1-15, 16-30 and 31-45, in a save or out of it."""
+    expected = outcome(killable(tmp_path / "whole"))
+    assert len(expected) == 2
+    rng = random.Random()  # a failure is one whatever the moment; it is printed
+    resume = ()
+    for low in (1, 16, 31):
+        last_step, delay = rng.randint(low, low + 14), rng.uniform(0, 0.03)
+        print(f"killing {delay:.4f} s after step {last_step}")
+        process = killable(tmp_path / "killed", *resume)
+        for line in process.stdout:
+            if line.startswith("step") and int(line.split()[1]) >= last_step:
+                break
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        resume = ("resume",)
+    assert outcome(killable(tmp_path / "killed", "resume")) == expected
+    whole, killed = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "killed"))
+    assert killed == whole
+
+
+# What is refused
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    train(tmp_path, num_steps=1)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(FileExistsError, match=r"already holds a run\. Pass resume=True \(`--resume`\) to go on with it, or"):
+        train(tmp_path, num_steps=1)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no run to resume\. Leave `resume` out to start one there\."):
+        train(tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_resuming_with_other_settings(tmp_path):
+    train(tmp_path, num_steps=1)
+    with pytest.raises(ValueError, match=r"was made with other settings \(array .* there, .* here\)\. Resume with the"):
+        train(tmp_path, num_steps=2, resume=True, optimizer=SMALL)
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"Cannot write to .*file/run: .*choose another folder; nothing has been run"):
+        train(tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
+def test_a_full_or_read_only_disk_is_noticed_before_anything_is_run(tmp_path, monkeypatch, code):
+    """As root, permissions stop nothing: the system call is made to fail."""
+
+    def fails(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match=rf"Cannot write to .*run: {os.strerror(code)}\. Free some space or choose another"):
+        train(tmp_path / "run", on_step=lambda row: pytest.fail("it ran"))
+    assert not list((tmp_path / "run").iterdir())
+
+
+ONES = lambda key: jnp.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("family", "error", "message"),
+    [
+        (lambda key: jnp.ones(3), TypeError, r"A task family must return a task, but <lambda> returned ShapeDtypeStruct"),
+        (lambda key: None, TypeError, r"must return a task, but <lambda> returned NoneType\. Return an `l2o\.AbstractTask`"),
+        (lambda key: l2o.FunctionTask(ONES, lambda x, key: x**2), ValueError, r"must be a scalar, got shape \(2,\)\. Reduce"),
+        (lambda key: l2o.FunctionTask(ONES, lambda x, key: 1), ValueError, r"The loss must be a"),
+        (
+            lambda key: l2o.FunctionTask(ONES, lambda x, key: jnp.sum(x).astype(int)),
+            ValueError,
+            r"must be a floating number, got dtype int32",
+        ),
+        (
+            lambda key: l2o.FunctionTask(ONES, lambda x, key: jnp.sum(x) * jnp.nan),
+            ValueError,
+            r"not finite at the start of 8 of 8 tasks drawn \(values: \[nan, .*Check the family's init and loss",
+        ),
+        (
+            lambda key: l2o.FunctionTask(lambda key: {"n": jnp.arange(3)}, lambda x, key: 1.0),
+            TypeError,
+            r"params must be floating arrays to be optimized, but `init` returned \['n'\]: int32",
+        ),
+        (lambda key: l2o.FunctionTask(lambda key: {}, lambda x, key: 1.0), TypeError, r"returned no leaves at all"),
+    ],
+    ids=["array", "none", "vector", "int", "integer", "nan", "integer params", "no params"],
+)
+def test_bad_tasks_are_refused_before_anything_is_run(tmp_path, family, error, message):
+    with pytest.raises(error, match=message):
+        l2o.meta_train(SMALL, estimator(family), num_steps=1, key=KEY, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncation_that_does_not_divide_the_horizon():
+    with pytest.raises(ValueError, match=r"`truncation` must divide `horizon`, got truncation=3 and horizon=4"):
+        estimator(horizon=4, truncation=3)
+
+
+def test_no_steps():
+    with pytest.raises(ValueError, match=r"`num_steps` must be at least 1, got 0"):
+        l2o.meta_train(SMALL, estimator(), num_steps=0, key=KEY)
