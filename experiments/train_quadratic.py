@@ -81,7 +81,10 @@ def main():
         for row in comparison.rows(results, [20, 50, 100, 200]):
             print(tune_horizon, row)
         for step in (100, 200):
-            print(f"tuned for step {tune_horizon}, at step {step}:", comparison.ratio_to_best(results, "lstm-quadratic", step))
+            print(
+                f"tuned for step {tune_horizon}, at step {step}:",
+                comparison.ratio_to_best(results, "lstm-quadratic", step),
+            )
 
 
 if __name__ == "__main__":

@@ -112,9 +112,7 @@ def sha256(path):
 
 def test_idx_is_read_bit_by_bit(places):
     path = places / "a.gz"
-    path.write_bytes(
-        gzip.compress(b"\0\0\x08\x02" + b"\0\0\0\x02" + b"\0\0\0\x03" + bytes([0, 1, 2, 127, 128, 255]))
-    )
+    path.write_bytes(gzip.compress(b"\0\0\x08\x02" + b"\0\0\0\x02" + b"\0\0\0\x03" + bytes([0, 1, 2, 127, 128, 255])))
     array = read_idx(path)
     assert array.tolist() == [[0, 1, 2], [127, 128, 255]]
     assert array.flags.writeable
@@ -249,9 +247,7 @@ def test_arrays_that_are_no_images_or_labels_are_refused(places, wrong, message)
 
 def test_npz_with_other_arrays_says_which(places):
     save_npz(places / "user" / "mnist.npz", train=np.zeros(3), labels=np.zeros(3))
-    with pytest.raises(
-        ValueError, match="expected arrays x_train, y_train, x_test, y_test, found train, labels"
-    ):
+    with pytest.raises(ValueError, match="expected arrays x_train, y_train, x_test, y_test, found train, labels"):
         l2o.data.load("mnist")
 
 
@@ -290,9 +286,7 @@ def test_file_with_another_checksum_is_refused_and_not_kept(places, publisher):
     save_idx_folder(publisher.folder, images(0))
     publisher("mnist")
     (publisher.folder / "t10k-labels-idx1-ubyte.gz").write_bytes(idx(images(1)["y_test"]))
-    with pytest.raises(
-        ValueError, match=r"http://127.0.0.1:\d+/t10k-labels-idx1-ubyte.gz did not arrive"
-    ) as raised:
+    with pytest.raises(ValueError, match=r"http://127.0.0.1:\d+/t10k-labels-idx1-ubyte.gz did not arrive") as raised:
         l2o.data.load("mnist")
     assert sha256(publisher.folder / "t10k-labels-idx1-ubyte.gz") in str(raised.value)
     assert list((places / "cache" / "l2o").iterdir()) == []

@@ -50,7 +50,9 @@ def test_two_devices_give_what_one_gives():
     assert result.stdout.endswith("done\n")
 
 
-@pytest.mark.parametrize(("num_items", "num_devices", "expected"), [(4, 2, 2), (3, 2, 1), (1, 4, 1), (6, 4, 3), (8, 4, 4)])
+@pytest.mark.parametrize(
+    ("num_items", "num_devices", "expected"), [(4, 2, 2), (3, 2, 1), (1, 4, 1), (6, 4, 3), (8, 4, 4)]
+)
 def test_items_are_shared_evenly(num_items, num_devices, expected):
     assert len(_devices.share(num_items, jax.local_devices() * num_devices)) == expected
 

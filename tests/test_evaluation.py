@@ -198,3 +198,9 @@ def test_the_default_grid_has_half_decade_steps():
     rates = l2o.baselines.learning_rates()
     np.testing.assert_allclose(rates[[0, -1]], [1e-4, 10.0])
     np.testing.assert_allclose(rates[1:] / rates[:-1], 10**0.5)
+
+
+def test_the_metrics_of_schedule_free_are_at_its_average():
+    ours = l2o.baselines.get("schedule_free_adam").make(0.3)
+    curves = l2o.evaluate(ours, lambda key: Scored(), horizon=5, num_tasks=1, key=KEY)
+    np.testing.assert_allclose(curves.metrics["x"] ** 2, curves.losses[:, -1], rtol=1e-5)

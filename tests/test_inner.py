@@ -182,9 +182,7 @@ def test_second_order_against_finite_differences(name, x64):
     task = regression()
 
     def meta_loss(optimizer, form):
-        state, losses = l2o.unroll(
-            task, optimizer, l2o.start(task, optimizer, KEY), KEY, length=LENGTH, meta_gradient=form
-        )
+        _, losses = l2o.unroll(task, optimizer, l2o.start(task, optimizer, KEY), KEY, length=LENGTH, meta_gradient=form)
         return jnp.sum(losses)
 
     ours, differences = directional(lambda optimizer: meta_loss(optimizer, l2o.SecondOrder()), rule(name))
@@ -203,12 +201,18 @@ def test_second_order_against_finite_differences(name, x64):
 )
 def test_sampled_is_unbiased(name, form):
     """The mean of many draws is within four standard errors of the full gradient, component by component."""
-    task, optimizer, num_draws = regression(batch_size=0), rule(name), 2000  # the loss ignores the key; the draws do not
+    task, optimizer, num_draws = (
+        regression(batch_size=0),
+        rule(name),
+        2000,
+    )  # the loss ignores the key; the draws do not
     state = l2o.start(task, optimizer, jax.random.key(1))
 
     def gradient(key, form):
         value = objective(l2o.unroll, length=LENGTH, meta_gradient=form)
-        grad = eqx.filter_grad(lambda optimizer: value((optimizer, state.params, state.opt_state), task, state.step, key))
+        grad = eqx.filter_grad(
+            lambda optimizer: value((optimizer, state.params, state.opt_state), task, state.step, key)
+        )
         return ravel_pytree(grad(optimizer))[0]
 
     full = jax.jit(gradient, static_argnums=1)(KEY, l2o.Stored())

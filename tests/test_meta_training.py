@@ -25,7 +25,8 @@ SMALL = Descent(jnp.log(jnp.asarray(0.01, jnp.float32)))
 VALIDATION = l2o.Validation(bowl, horizon=4, num_tasks=1, every=1, final_steps=1)
 # An outer optimizer that ignores the gradient and adds 0.5 to every meta-parameter.
 CLIMB = optax.GradientTransformation(
-    lambda params: (), lambda updates, state, params=None: (jax.tree.map(lambda x: 0.5 * jnp.ones_like(x), updates), state)
+    lambda params: (),
+    lambda updates, state, params=None: (jax.tree.map(lambda x: 0.5 * jnp.ones_like(x), updates), state),
 )
 
 
@@ -232,7 +233,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tmp_path):
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     train(tmp_path, num_steps=1)
     before = (tmp_path / "metrics.jsonl").read_text()
-    with pytest.raises(FileExistsError, match=r"already holds a run\. Pass resume=True \(`--resume`\) to go on with it, or"):
+    with pytest.raises(
+        FileExistsError, match=r"already holds a run\. Pass resume=True \(`--resume`\) to go on with it, or"
+    ):
         train(tmp_path, num_steps=1)
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
@@ -264,7 +267,9 @@ def test_a_full_or_read_only_disk_is_noticed_before_anything_is_run(tmp_path, mo
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(OSError, match=rf"Cannot write to .*run: {os.strerror(code)}\. Free some space or choose another"):
+    with pytest.raises(
+        OSError, match=rf"Cannot write to .*run: {os.strerror(code)}\. Free some space or choose another"
+    ):
         train(tmp_path / "run", on_step=lambda row: pytest.fail("it ran"))
     assert not list((tmp_path / "run").iterdir())
 
@@ -275,9 +280,21 @@ ONES = lambda key: jnp.ones(2)
 @pytest.mark.parametrize(
     ("family", "error", "message"),
     [
-        (lambda key: jnp.ones(3), TypeError, r"A task family must return a task, but <lambda> returned ShapeDtypeStruct"),
-        (lambda key: None, TypeError, r"must return a task, but <lambda> returned NoneType\. Return an `l2o\.AbstractTask`"),
-        (lambda key: l2o.FunctionTask(ONES, lambda x, key: x**2), ValueError, r"must be a scalar, got shape \(2,\)\. Reduce"),
+        (
+            lambda key: jnp.ones(3),
+            TypeError,
+            r"A task family must return a task, but <lambda> returned ShapeDtypeStruct",
+        ),
+        (
+            lambda key: None,
+            TypeError,
+            r"must return a task, but <lambda> returned NoneType\. Return an `l2o\.AbstractTask`",
+        ),
+        (
+            lambda key: l2o.FunctionTask(ONES, lambda x, key: x**2),
+            ValueError,
+            r"must be a scalar, got shape \(2,\)\. Reduce",
+        ),
         (lambda key: l2o.FunctionTask(ONES, lambda x, key: 1), ValueError, r"The loss must be a"),
         (
             lambda key: l2o.FunctionTask(ONES, lambda x, key: jnp.sum(x).astype(int)),

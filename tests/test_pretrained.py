@@ -48,7 +48,9 @@ def test_saving_leaves_nothing_else_behind(saved):
 @pytest.mark.parametrize("keep", [0, 4, 100, -8], ids=lambda n: f"{n} bytes")
 def test_a_truncated_file(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"tiny\.safetensors is not a whole safetensors file .* truncated or of another"):
+    with pytest.raises(
+        ValueError, match=r"tiny\.safetensors is not a whole safetensors file .* truncated or of another"
+    ):
         l2o.load(saved)
 
 
@@ -88,7 +90,9 @@ def test_arrays_that_do_not_fit_the_arguments(saved, tmp_path):
 
 
 def test_another_size_than_asked_for(saved):
-    message = r"tiny\.safetensors are for 'lstm' with arguments .*'num_units': 3.* \(leaf \.cells\[0\]\.weight: \(12, 5\) vs"
+    message = (
+        r"tiny\.safetensors are for 'lstm' with arguments .*'num_units': 3.* \(leaf \.cells\[0\]\.weight: \(12, 5\) vs"
+    )
     with pytest.raises(ValueError, match=message):
         l2o.load(saved, like=tiny_lstm(num_units=4))
 
@@ -100,12 +104,14 @@ def test_more_layers_than_there_are(saved):
 
 def test_other_constants_than_asked_for(saved):
     """The arrays would fit, but weights trained for one output scale are wrong for another."""
-    with pytest.raises(ValueError, match="output_scale"):
+    with pytest.raises(ValueError, match=r"asked for \(output_scale: 0\.1 vs 0\.5\)"):
         l2o.load(saved, like=tiny_lstm(output_scale=0.5))
 
 
 def test_names_and_paths_that_do_not_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"No pretrained optimizer named 'nope'\. Shipped: .*; or pass a file's path\."):
+    with pytest.raises(
+        ValueError, match=r"No pretrained optimizer named 'nope'\. Shipped: .*; or pass a file's path\."
+    ):
         l2o.load("nope")
     with pytest.raises(ValueError, match=r"No pretrained optimizer named 'nope'"):
         pretrained.describe("nope")
@@ -121,7 +127,7 @@ def test_only_architectures_of_the_package_are_saved(tmp_path):
 
 def test_saving_where_one_cannot(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="Cannot write to .*file"):
+    with pytest.raises(OSError, match=r"Cannot write to .*file"):
         pretrained.save(tmp_path / "file" / "it.safetensors", tiny_lstm())
 
 

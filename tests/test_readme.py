@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = re.findall(
-    r"<!-- example: (\S+) -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-)
+EXAMPLES = re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 def test_every_example_is_in_the_readme():
@@ -33,6 +31,6 @@ def test_example(path, code):
 def test_commands_of_the_readme_exist():
     text = (ROOT / "README.md").read_text()
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)$", text, re.MULTILINE) + ["test"]:
+    for target in [*re.findall(r"^make (\w+)$", text, re.MULTILINE), "test"]:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert "make test" in (ROOT / ".ci" / "run").read_text()

@@ -7,11 +7,14 @@ runs its own program on its share of the tasks, dispatched from a thread of its 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 from jaxtyping import PyTree
+
+# A `jax.Device`, which type checkers do not take for a type.
+Device: TypeAlias = Any
 
 
 def use_all_cores(num: int | None = None) -> None:
@@ -26,14 +29,14 @@ def use_all_cores(num: int | None = None) -> None:
     jax.config.update("jax_num_cpu_devices", num)
 
 
-def share(num_items: int, devices: Sequence[jax.Device] | None = None) -> list[jax.Device]:
+def share(num_items: int, devices: Sequence[Device] | None = None) -> list[Device]:
     """As many of the devices (default: all local ones) as divide `num_items` evenly."""
     devices = list(devices or jax.local_devices())
     count = next(n for n in range(min(len(devices), num_items), 0, -1) if num_items % n == 0)
     return devices[:count]
 
 
-def put(tree: PyTree, device: jax.Device) -> PyTree:
+def put(tree: PyTree, device: Device) -> PyTree:
     """The pytree with its arrays on `device`."""
     arrays, static = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.device_put(arrays, device), static)

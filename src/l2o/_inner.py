@@ -82,9 +82,7 @@ def start(task: AbstractTask, optimizer: Optimizer, key: PRNGKeyArray) -> InnerS
     return InnerState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-def begin(
-    family: TaskFamily, optimizer: Optimizer, key: PRNGKeyArray
-) -> tuple[AbstractTask, InnerState, PRNGKeyArray]:
+def begin(family: TaskFamily, optimizer: Optimizer, key: PRNGKeyArray) -> tuple[AbstractTask, InnerState, PRNGKeyArray]:
     """A task drawn from `family`, the start of an inner training run on it, and the key of its minibatches.
 
     Everything that happens in an episode follows from its `key`, whatever the optimizer.
@@ -154,7 +152,8 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False):
         updates, opt_state = update(gradient, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
         if eval_params is not None:  # the loss is reported where the rule says its answer is
-            loss = task.loss(eval_params(state.opt_state, state.params), step_key, split=split)
+            loss_key = step_key if split == "train" else jax.random.fold_in(step_key, 1)  # as in `_evaluate`
+            loss = task.loss(eval_params(state.opt_state, state.params), loss_key, split=split)
         recorded = (loss, ravel_pytree(gradient)[0], ravel_pytree(loss_gradient)[0])
         return InnerState(params, opt_state, state.step + 1), recorded
 

@@ -13,9 +13,9 @@ OptState: TypeAlias = PyTree
 
 
 class AbstractLearnedOptimizer(eqx.Module):
-    """An update rule $[u_t, h_{t+1}] = m(\\nabla_t, h_t; \\varphi)$ in optax's protocol.
+    r"""An update rule $[u_t, h_{t+1}] = m(\nabla_t, h_t; \varphi)$ in optax's protocol.
 
-    Array leaves are the meta-parameters $\\varphi$; everything else is a static field. Because `init` and `update` are
+    Array leaves are the meta-parameters $\varphi$; everything else is a static field. Because `init` and `update` are
     optax's, a learned optimizer goes wherever an `optax.GradientTransformation` goes: `optax.chain`, `optax.masked`, ....
     The updates returned are *added* to the params.
     """
@@ -32,7 +32,7 @@ class AbstractLearnedOptimizer(eqx.Module):
 
 
 class AbstractCoordinatewise(AbstractLearnedOptimizer):
-    """A rule that treats every coordinate of $\\theta$ alike and apart from the others (Andrychowicz et al. 2016, 2.1).
+    r"""A rule that treats every coordinate of $\theta$ alike and apart from the others (Andrychowicz et al. 2016, 2.1).
 
     All leaves of the params are concatenated into one vector, so that the rule's network runs as a few large matrix
     products rather than many small ones. **Coordinates are the last axis** of every array of the state: that is what

@@ -22,11 +22,11 @@ Params: TypeAlias = PyTree
 
 
 class AbstractTask(eqx.Module):
-    """An optimizee $f(\\theta)$: how to start, and the loss to reduce."""
+    r"""An optimizee $f(\theta)$: how to start, and the loss to reduce."""
 
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray) -> Params:
-        """Draws the starting point $\\theta_0$: any pytree of floating arrays."""
+        r"""Draws the starting point $\theta_0$: any pytree of floating arrays."""
 
     @abc.abstractmethod
     def loss(self, params: Params, key: PRNGKeyArray, *, split: str = "train") -> Float[Array, ""]:
@@ -88,7 +88,7 @@ def check_family(family: TaskFamily, key: PRNGKeyArray, num_tasks: int = 8) -> N
         raise ValueError(
             f"The loss must be a scalar, got shape {shape}. Reduce it inside the task, e.g. with `jnp.mean`."
         )
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"The loss must be a floating number, got dtype {dtype}.")
 
     @eqx.filter_jit

@@ -8,18 +8,18 @@ import numpy as np
 import optax
 import optax.contrib
 
+from l2o._optimizer import AbstractLearnedOptimizer
 
-class ScheduleFree(eqx.Module):
-    """A schedule-free optimizer, whose answer is an average of its iterates (Defazio et al. 2024)."""
+
+class ScheduleFree(AbstractLearnedOptimizer):
+    """A schedule-free optimizer, whose answer is an average of its iterates (Defazio et al. 2024). Nothing in it is learned."""
 
     inner: optax.GradientTransformation = eqx.field(static=True)
 
     def init(self, params):
-        """As optax's."""
         return self.inner.init(params)
 
     def update(self, updates, state, params=None, **extra):
-        """As optax's."""
         return self.inner.update(updates, state, params)
 
     def eval_params(self, state, params):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
@@ -18,7 +19,7 @@ class Curves(NamedTuple):
     """What `evaluate` measured."""
 
     losses: Float[np.ndarray, "num_tasks horizon_plus_1"]  # [:, t] is the loss after t steps
-    metrics: dict[str, Float[np.ndarray, " num_tasks"]]  # of the final params
+    metrics: dict[str, Float[np.ndarray, " num_tasks"]]  # of the params after `horizon` steps
 
 
 def evaluate(
@@ -31,7 +32,7 @@ def evaluate(
     split: str = "train",
     metrics_split: str = "test",
     batch_size: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[_devices.Device] | None = None,
 ) -> Curves:
     """Runs `optimizer` on `num_tasks` tasks for `horizon` steps.
 
@@ -44,9 +45,7 @@ def evaluate(
     devices = _devices.share(num_tasks, devices)
     shares = jax.random.split(key, num_tasks).reshape(len(devices), -1)
     batch_size = min(batch_size or num_tasks, num_tasks // len(devices))
-    arguments = [
-        _devices.put((optimizer, family, keys), device) for keys, device in zip(shares, devices, strict=True)
-    ]
+    arguments = [_devices.put((optimizer, family, keys), device) for keys, device in zip(shares, devices, strict=True)]
     run = _evaluate_program(horizon, split, metrics_split, batch_size)
     results = _devices.run_on_each(run, arguments)
     losses, metrics = jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *results)
@@ -61,7 +60,7 @@ def loss_curves(
     num_tasks: int,
     key: PRNGKeyArray,
     batch_size: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[_devices.Device] | None = None,
 ) -> Float[np.ndarray, "num_tasks horizon_plus_1"]:
     """The losses of `evaluate`: entry [i, t] is task i's loss after t steps, on the minibatch of step t."""
     curves = evaluate(
@@ -84,8 +83,11 @@ def _evaluate_program(horizon, split, metrics_split, batch_size):
 def _evaluate(horizon, split, metrics_split, batch_size, optimizer, family, keys):
     def one_task(key):
         task, state, batch_key = begin(family, optimizer, key)
-        state, losses = unroll(task, optimizer, state, batch_key, length=horizon + 1, split=split)
-        return losses, task.metrics(state.params, batch_key, split=metrics_split)
+        state, losses = unroll(task, optimizer, state, batch_key, length=horizon, split=split)
+        _, last = unroll(task, optimizer, state, batch_key, length=1, split=split)
+        eval_params = getattr(optimizer, "eval_params", lambda opt_state, params: params)
+        metrics = task.metrics(eval_params(state.opt_state, state.params), batch_key, split=metrics_split)
+        return jnp.concatenate([losses, last]), metrics
 
     return jax.lax.map(one_task, keys, batch_size=batch_size)
 

@@ -1,5 +1,7 @@
-"""Imitation of a hand-designed optimizer, a quick start for meta-training (Chen et al. 2020, "Training Stronger Baselines
-for Learning to Optimize", section 4.2)."""
+"""Imitation of a hand-designed optimizer, a quick start for meta-training.
+
+Chen et al. 2020, "Training Stronger Baselines for Learning to Optimize", section 4.2.
+"""
 
 from typing import Any
 
@@ -15,7 +17,7 @@ from l2o._task import TaskFamily
 
 
 class Imitation(AbstractInnerProblem):
-    r"""Episodes whose meta-loss is the distance of the student's updates $u_t$ from the teacher's $v_t$,
+    r"""Episodes whose meta-loss is the distance of the student's updates $u_t$ from the teacher's $v_t$.
 
     $$\frac{\sum_t \lVert u_t - v_t \rVert^2}{\sum_t \lVert v_t \rVert^2}$$
 

@@ -1,7 +1,6 @@
 """The outer loop: meta-training with early stopping on validation tasks, checkpoints and resuming."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
@@ -40,7 +38,7 @@ class Validation:
     batch_size: int | None = None
 
     def score(
-        self, optimizer: AbstractLearnedOptimizer, key: PRNGKeyArray, devices: Sequence[jax.Device] | None = None
+        self, optimizer: AbstractLearnedOptimizer, key: PRNGKeyArray, devices: Sequence[_devices.Device] | None = None
     ) -> float:
         """Mean final loss on the validation tasks of `key`."""
         curves = loss_curves(
@@ -89,7 +87,7 @@ def meta_train(
     folder: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 100,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[_devices.Device] | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> MetaTrained:
     r"""Improves $\varphi$ by `num_steps` meta-steps $\varphi \leftarrow \varphi + \mathrm{outer\_opt}(\hat\nabla L(\varphi))$.

@@ -25,7 +25,7 @@ PRESETS = {
 
 
 def preprocess(gradient: Float[Array, " num"], p: float) -> Float[Array, "2 num"]:
-    r"""Gradients of any magnitude as two inputs of order one (appendix A):
+    r"""Gradients of any magnitude as two inputs of order one (appendix A).
 
     $(\log|\nabla| / p,\ \mathrm{sign}\,\nabla)$ if $|\nabla| \ge e^{-p}$, else $(-1,\ e^p \nabla)$.
     """
@@ -56,7 +56,7 @@ class _Cell(eqx.Module):
 
 
 class LSTM(AbstractCoordinatewise):
-    """Coordinatewise LSTM optimizer.
+    r"""Coordinatewise LSTM optimizer.
 
     **Arguments:**
 
@@ -64,7 +64,7 @@ class LSTM(AbstractCoordinatewise):
     - `preprocessing`: the paper's $p$, or `None` to feed the gradient itself.
     - `output_scale`: the constant $s$ that multiplies the output.
 
-    State: $2 \\cdot$ `num_layers` $\\cdot$ `num_units` numbers a parameter (80 by default).
+    State: $2 \cdot$ `num_layers` $\cdot$ `num_units` numbers a parameter (80 by default).
     """
 
     cells: list[_Cell]

@@ -51,7 +51,9 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Adam's learning rate for the meta-parameters.")] = 1e-3,
     max_norm: Annotated[float, typer.Option(help="Clip the meta-gradient to this norm.")] = 0.1,
     validate_every: Annotated[int, typer.Option(help="Meta-steps between validations.")] = 100,
-    validation_tasks: Annotated[int, typer.Option(help="Fixed validation tasks; the best optimizer on them is kept.")] = 16,
+    validation_tasks: Annotated[
+        int, typer.Option(help="Fixed validation tasks; the best optimizer on them is kept.")
+    ] = 16,
     checkpoint_every: Annotated[int, typer.Option(help="Meta-steps between checkpoints.")] = 100,
     folder: Annotated[Path, typer.Option(help="Where the run goes.")] = Path("runs/train"),
     resume: Annotated[bool, typer.Option(help="Go on with the run in --folder.")] = False,
@@ -81,7 +83,9 @@ def compare(
     horizon: Annotated[int | None, typer.Option(help="Inner steps. Default: the task's own.")] = None,
     num_tasks: Annotated[int, typer.Option(help="Fresh tasks to report on.")] = 20,
     tune_tasks: Annotated[int, typer.Option(help="Other tasks, to tune on.")] = 10,
-    window: Annotated[int | None, typer.Option(help="Average losses over this many steps. Default: a tenth of the horizon.")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Average losses over this many steps. Default: a tenth of the horizon.")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where table.json and curves.png go.")] = Path("runs/compare"),
     seed: Seed = 0,
     cores: Cores = None,

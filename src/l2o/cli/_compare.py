@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 
 import l2o
 from l2o import comparison, report
@@ -24,9 +25,7 @@ def run(
     window = window or max(1, horizon // 10)
     baseline_names = [name for name in optimizers if name in l2o.baselines.BASELINES]
     unknown = [
-        n
-        for n in optimizers
-        if n not in baseline_names and n not in l2o.pretrained.names() and not Path(n).is_file()
+        n for n in optimizers if n not in baseline_names and n not in l2o.pretrained.names() and not Path(n).is_file()
     ]
     if unknown:
         raise ValueError(
@@ -46,7 +45,7 @@ def run(
             key=key,
             num_tasks=num_tasks,
             tune_tasks=tune_tasks,
-            rates=l2o.baselines.learning_rates(per_decade=per_decade) if tune else [rate],
+            rates=l2o.baselines.learning_rates(per_decade=per_decade) if tune else np.array([rate]),
             final_steps=window,
             on_done=lambda name: status.update(f"{name} done ..."),
         )

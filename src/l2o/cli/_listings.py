@@ -37,7 +37,9 @@ def pretrained(name: str | None) -> None:
     if name is not None:
         console.print(Markdown(l2o.pretrained.describe(name)))
         return
-    grid = Table("name", "architecture", "meta-trained on", "licence", title="Pretrained optimizers", title_justify="left")
+    grid = Table(
+        "name", "architecture", "meta-trained on", "licence", title="Pretrained optimizers", title_justify="left"
+    )
     for each in l2o.pretrained.names():
         header = l2o.pretrained.header(each)
         grid.add_row(each, header["architecture"], str(header["recipe"].get("task", "")), header["licence"])
@@ -45,7 +47,7 @@ def pretrained(name: str | None) -> None:
 
 
 def _first_line(module):
-    return (module.__doc__ or "").split("\n\n")[0].strip().replace("\n", " ").rstrip(":")
+    return (module.__doc__ or "").split("\n\n")[0].strip().replace("\n", " ")
 
 
 def _arguments(function):

@@ -17,7 +17,18 @@ from l2o.tasks import mlp, quadratic
 
 NUM_STEPS = 500  # meta-steps
 MAX_SECONDS = 55.0  # of meta-training, where the machine is slow
-QUADRATIC_BASELINES = ("sgd", "momentum", "nag", "rmsprop", "adagrad", "adam", "lion", "muon", "schedule_free_adam", "lbfgs")
+QUADRATIC_BASELINES = (
+    "sgd",
+    "momentum",
+    "nag",
+    "rmsprop",
+    "adagrad",
+    "adam",
+    "lion",
+    "muon",
+    "schedule_free_adam",
+    "lbfgs",
+)
 MNIST_BASELINES = ("sgd", "nag", "rmsprop", "adam")
 
 

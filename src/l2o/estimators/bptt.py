@@ -9,7 +9,9 @@ from l2o.estimators._base import AbstractGradientEstimator, Estimate, restart
 
 
 class BPTT(AbstractGradientEstimator):
-    r"""$\frac{1}{N}\sum_n \frac{d}{d\varphi} L_n(\varphi; s_n)$: the gradient of each truncation's meta-loss, its start held fixed.
+    r"""The gradient of each truncation's meta-loss, its start held fixed.
+
+    $$\frac{1}{N}\sum_n \frac{d}{d\varphi} L_n(\varphi; s_n)$$
 
     No variance beyond that of the tasks, but biased: the effect of $\varphi$ on later truncations through the state is
     dropped. Truncation = horizon removes the bias, at the price of exploding meta-gradients on long horizons. Memory is

@@ -16,7 +16,10 @@ class _PESState(eqx.Module):
 
 
 class PES(AbstractGradientEstimator):
-    r"""$\frac{1}{N}\sum_n \frac{\xi_n}{2\sigma^2}\bigl(L_n(\varphi + \epsilon_n) - L_n(\varphi - \epsilon_n)\bigr)$, $\xi_n = \sum_\tau \epsilon_n^{(\tau)}$.
+    r"""Evolution strategies whose perturbations are remembered for the length of an episode.
+
+    $$\frac{1}{N}\sum_n \frac{\xi_n}{2\sigma^2}\bigl(L_n(\varphi + \epsilon_n) - L_n(\varphi - \epsilon_n)\bigr),
+    \qquad \xi_n = \sum_\tau \epsilon_n^{(\tau)}$$
 
     Antithetic pairs of particles with perturbations $\epsilon \sim N(0, \sigma^2 I)$; each pair keeps the sum $\xi$ of the
     perturbations since its episode began, which removes the truncation bias. Unbiased for the $\sigma$-smoothed full-horizon

@@ -94,7 +94,17 @@ def load(name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = No
             )
         return jnp.asarray(leaves[name])
 
-    return jax.tree_util.tree_map_with_path(fill, optimizer)
+    filled = jax.tree_util.tree_map_with_path(fill, optimizer)
+    if like is not None:  # arrays may fit where constants, such as an output scale, differ
+        ours = _arguments(eqx.filter_eval_shape(lambda: module.build(jax.random.key(0), **arguments)))
+        differing = {k: (ours[k], v) for k, v in _arguments(like).items() if ours[k] != v}
+        if differing:
+            name, (found, asked) = next(iter(differing.items()))
+            raise ValueError(
+                f"Weights at {path} are for {saved!r} with arguments {arguments}, not for the optimizer asked for "
+                f"({name}: {found!r} vs {asked!r})."
+            )
+    return filled
 
 
 def header(name_or_path: str | Path) -> dict[str, Any]:
@@ -114,7 +124,9 @@ def _read(path):
             header = file.metadata() or {}
             leaves = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}). It may be truncated or of another kind.") from error
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}). It may be truncated or of another kind."
+        ) from error
     if header.get("format") != _FORMAT:
         raise ValueError(
             f"{path} is a safetensors file, but not of a learned optimizer saved by l2o (format {header.get('format')!r})."
@@ -133,7 +145,9 @@ def _resolve(name_or_path):
 
 def _shipped(name):
     if name not in names():
-        raise ValueError(f"No pretrained optimizer named {name!r}. Shipped: {', '.join(names())}; or pass a file's path.")
+        raise ValueError(
+            f"No pretrained optimizer named {name!r}. Shipped: {', '.join(names())}; or pass a file's path."
+        )
     return _FOLDER / f"{name}.safetensors"
 
 

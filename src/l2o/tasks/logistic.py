@@ -1,4 +1,4 @@
-r"""Logistic regression with L2 regularisation on random data, strongly convex:
+r"""Logistic regression with L2 regularisation on random data, strongly convex.
 
 $$f(w, b) = \frac{1}{n}\sum_i \log(1 + e^{-y_i (w^\top x_i + b)}) + \frac{\lambda}{2}\lVert w \rVert^2.$$
 
