@@ -96,6 +96,7 @@ def test_compare_own_weights(trained):
         (["train", "nosuch:family"], "No module named 'nosuch'"),
         (["train", "my_module:broken"], "The loss must be a scalar, got shape (3,)"),
         (["compare", "quadratic", "adam", "nosuch"], "No optimizer named 'nosuch'. Pretrained:"),
+        (["compare", "mlp", "lbfgs"], "lbfgs needs a deterministic loss for its line search"),
         (["pretrained", "nosuch"], "No pretrained optimizer named 'nosuch'"),
     ],
 )

@@ -105,6 +105,20 @@ def check_family(family: TaskFamily, key: PRNGKeyArray, num_tasks: int = 8) -> N
         )
 
 
+def is_deterministic(family: TaskFamily, key: PRNGKeyArray) -> bool:
+    """Whether the loss ignores its key: no minibatches. Tried at the start of one task with two keys."""
+    task_key, init_key, first, second = jax.random.split(key, 4)
+
+    @eqx.filter_jit
+    def losses(family):
+        task = family(task_key)
+        params = task.init(init_key)
+        return task.loss(params, first), task.loss(params, second)
+
+    one, other = losses(family)
+    return bool(one == other)
+
+
 def _check_params(params: Any) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     wrong = [

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from l2o import baselines
-from l2o._task import TaskFamily
+from l2o._task import TaskFamily, is_deterministic
 from l2o.evaluation import Curves, bootstrap_interval, evaluate, ratio_interval
 from l2o.tuning import Tuned, tune
 
@@ -39,9 +40,16 @@ def compare(
 
     **Arguments:** `tune_horizon`: the rate is tuned for the final loss at this step; default `horizon`. `rates`: default
     half-decade steps from 1e-4 to 10. The other arguments are as in `evaluate` and `tune`.
-    """
-    import jax
 
+    **Raises:** `ValueError` for a baseline that does not exist, or that minibatches would mislead (L-BFGS).
+    """
+    chosen = {name: baselines.get(name) for name in baseline_names}
+    for name, baseline in chosen.items():
+        if baseline.deterministic_only and not is_deterministic(family, key):
+            raise ValueError(
+                f"{name} needs a deterministic loss for its line search, but this task's loss depends on its key "
+                "(minibatches). Leave it out."
+            )
     tune_key, test_key = jax.random.split(key)
     rates = baselines.learning_rates() if rates is None else rates
     run = {"horizon": horizon, "num_tasks": num_tasks, "key": test_key, "batch_size": batch_size}
@@ -50,8 +58,7 @@ def compare(
         results[name] = Contender(evaluate(optimizer, family, **run), learned=True)
         if on_done is not None:
             on_done(name)
-    for name in baseline_names:
-        baseline = baselines.get(name)
+    for name, baseline in chosen.items():
         tuned = None
         if baseline.tuned:
             tuned = tune(

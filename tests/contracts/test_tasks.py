@@ -73,10 +73,9 @@ def test_tasks_are_drawn_side_by_side(family):
     assert np.unique(alone).size > 1  # keys matter: to the task, its start or its minibatch
 
 
-def test_a_tuned_adam_reduces_the_loss_and_metrics_are_finite(family):
-    tuned = l2o.tune(optax.adam, np.array([1e-2, 1e-1]), family, horizon=20, num_tasks=2, key=jax.random.key(1))
-    curves = l2o.evaluate(optax.adam(tuned.value), family, horizon=20, num_tasks=2, key=KEY)
-    assert np.mean(curves.losses[:, -1]) < 0.95 * np.mean(curves.losses[:, 0])
+def test_adam_reduces_the_loss_and_metrics_are_finite(family):
+    curves = l2o.evaluate(optax.adam(0.03), family, horizon=20, num_tasks=2, key=KEY)
+    assert np.mean(curves.losses[:, -1]) < 0.9 * np.mean(curves.losses[:, 0])
     assert all(np.isfinite(values).all() for values in curves.metrics.values())
 
 
