@@ -51,9 +51,7 @@ def meta_gradient(unroll):
 
 def of_form(form):
     return meta_gradient(
-        lambda task, optimizer, state, key: l2o.unroll(
-            task, optimizer, state, key, length=LENGTH, meta_gradient=form
-        )
+        lambda task, optimizer, state, key: l2o.unroll(task, optimizer, state, key, length=LENGTH, meta_gradient=form)
     )
 
 
@@ -64,9 +62,9 @@ def matmul_peak(repeats, size=512, products=200):
 
     @jax.jit
     def run(w, x):
-        return jax.lax.scan(
-            lambda c, i: (0.5 * c + w @ x[i % 10], None), jnp.zeros((80, size)), jnp.arange(products)
-        )[0]
+        return jax.lax.scan(lambda c, i: (0.5 * c + w @ x[i % 10], None), jnp.zeros((80, size)), jnp.arange(products))[
+            0
+        ]
 
     seconds = in_turn({"peak": lambda: run(w, x)}, repeats)["peak"]
     return 2 * 80 * 40 * size * products / np.min(seconds) / 1e9
