@@ -35,6 +35,15 @@ def preprocess(gradient: Float[Array, " num"], p: float) -> Float[Array, "2 num"
     return jnp.stack([jnp.where(large, log, -1.0), jnp.where(large, jnp.sign(gradient), math.exp(p) * gradient)])
 
 
+@jax.custom_jvp
+def _sigmoid(x):
+    """The logistic function, by way of `tanh`: on a CPU XLA makes faster code of it."""
+    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+
+
+_sigmoid.defjvps(lambda tangent, result, x: tangent * (result * (1 - result)))
+
+
 class _Cell(eqx.Module):
     """LSTM cell with forget gates; inputs and hidden units first, coordinates last."""
 
@@ -51,8 +60,8 @@ class _Cell(eqx.Module):
     def __call__(self, x, h, c):
         gates = self.weight @ jnp.concatenate([x, h]) + self.bias[:, None]
         i, f, o, z = jnp.split(gates, 4)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(z)
-        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+        c = _sigmoid(f) * c + _sigmoid(i) * jnp.tanh(z)
+        return _sigmoid(o) * jnp.tanh(c), c
 
 
 class LSTM(AbstractCoordinatewise):
