@@ -248,8 +248,15 @@ def test_there_must_be_something_to_resume(tmp_path):
 
 def test_resuming_with_other_settings(tmp_path):
     train(tmp_path, num_steps=1)
-    with pytest.raises(ValueError, match=r"was made with other settings \(array .* there, .* here\)\. Resume with the"):
+    with pytest.raises(
+        ValueError, match=r"was started with other settings: .*'Momentum.* there, 'Descent.* here\. Resume with the"
+    ):
         train(tmp_path, num_steps=2, resume=True, optimizer=SMALL)
+    longer = estimator(bowls, horizon=6, num_tasks=2)
+    with pytest.raises(ValueError, match=r"was started with other settings: .*horizon=4.* there, .*horizon=6.* here"):
+        l2o.meta_train(
+            Momentum(jnp.asarray(0.01), jnp.asarray(0.5)), longer, num_steps=2, key=KEY, folder=tmp_path, resume=True
+        )
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

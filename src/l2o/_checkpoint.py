@@ -1,11 +1,12 @@
 """A run folder: metrics, events and checkpoints that a killed run goes on from.
 
-Layout: metrics.jsonl (a row per meta-step up to the last checkpoint), events.out.tfevents.* (TensorBoard), checkpoints/STEP
-(orbax, written whole or not at all; the last two are kept).
+Layout: settings.txt (optimizer and estimator, so that no other is resumed), metrics.jsonl (a row per meta-step up to the last
+checkpoint), events.out.tfevents.* (TensorBoard), checkpoints/STEP (orbax, written whole or not at all; the last two are kept).
 """
 
 import json
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Checkpoints:
     `resume` is, `OSError` if it cannot be written to; all before anything is computed.
     """
 
-    def __init__(self, folder: Path, *, resume: bool):
+    def __init__(self, folder: Path, *, resume: bool, settings: str):
         import orbax.checkpoint as ocp
 
         self.folder = folder.absolute()
@@ -35,6 +36,15 @@ class Checkpoints:
         if resume and not has_run:
             raise FileNotFoundError(f"{folder} holds no run to resume. Leave `resume` out to start one there.")
         check_writable(self.folder)
+        recorded = self.folder / "settings.txt"
+        if not recorded.exists():
+            write_whole(recorded, settings.encode())
+        elif (before := recorded.read_text()) != settings:
+            old, new = next((a, b) for a, b in zip_longest(before.split("\n"), settings.split("\n")) if a != b)
+            raise ValueError(
+                f"The run in {folder} was started with other settings: {str(old).strip()!r} there, {str(new).strip()!r} here. "
+                "Resume with the optimizer, estimator and tasks it was started with, or choose another folder."
+            )
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder / "checkpoints", options=options)
 

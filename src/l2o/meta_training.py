@@ -114,7 +114,11 @@ def meta_train(
     if isinstance(estimator.problem, InnerTraining):
         check_family(estimator.problem.family, jax.random.fold_in(key, 1))
     devices = _devices.share(estimator.num_tasks, devices)
-    checkpoints = None if folder is None else Checkpoints(Path(folder), resume=resume)
+    checkpoints = (
+        None
+        if folder is None
+        else Checkpoints(Path(folder), resume=resume, settings=eqx.tree_pformat((optimizer, estimator)))
+    )
     writer = None
     train_key, init_key, validation_key = jax.random.split(key, 3)
 
@@ -157,6 +161,8 @@ def meta_train(
             checkpoints.save(run, history)
 
     step = int(run["step"])
+    if validation is not None and step == 0:
+        validate()  # the start is a candidate too: training may only make it worse
     whole = dict(run)  # as of the last whole step: what an interrupt in the middle of one falls back to
     try:
         while step < num_steps and (max_seconds is None or time.monotonic() - started < max_seconds):
