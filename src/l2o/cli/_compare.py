@@ -52,8 +52,8 @@ def run(
     steps = sorted({max(1, horizon // 5), horizon // 2, horizon} - {0})
     rows = comparison.rows(results, steps, window)
     for statistic in ("mean", "median"):
-        title = f"{statistic} loss on {num_tasks} fresh tasks, {window}-step average [95 % interval]"
-        console.print(report.table(rows, statistic=statistic, title=title.replace("[", r"\[")))
+        title = f"{statistic} loss on {num_tasks} fresh tasks, {window}-step average and 95 % interval"
+        console.print(report.table(rows, statistic=statistic, title=title))
     if not tune:
         console.print(f"Baselines untuned, at rate {rate:g}: not a fair comparison.")
     if baseline_names:

@@ -58,7 +58,7 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
         )
     rows = comparison.rows(on_quadratics, [20, 50, 100, 200])
     for statistic in ("mean", "median"):
-        title = rf"{statistic} loss \[95 % interval]; rates tuned for step 100 on other tasks"
+        title = f"{statistic} loss and 95 % interval; rates tuned for step 100 on other tasks"
         console.print(report.table(rows, statistic=statistic, title=title))
     first_order = [name for name in QUADRATIC_BASELINES if name != "lbfgs"]
     _print_ratio(on_quadratics, "lstm (just trained)", 100, 1, first_order)
@@ -79,7 +79,7 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
             on_done=lambda name: status.update(f"{name} done ..."),
         )
     mnist_rows = comparison.rows(on_mnist, [20, 50, 100, 200], window=10)
-    title = r"mean loss of 10-step windows \[95 % interval]; rates tuned for step 100"
+    title = "mean loss of 10-step windows and 95 % interval; rates tuned for step 100"
     console.print(report.table(mnist_rows, title=title))
     _print_ratio(on_mnist, "lstm-mnist", 100, 10, None)
     accuracies = {r["optimizer"]: r["final_accuracy"] for r in mnist_rows}

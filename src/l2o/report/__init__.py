@@ -14,21 +14,27 @@ _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: str = ""):
-    """A rich table of `statistic` ("mean" or "median") with its 95 % interval, a column per step, best in bold."""
+    """A rich table of `statistic` ("mean" or "median") with its 95 % interval, a column per step, best in bold.
+
+    A rate marked * is at the edge of the grid it was tuned on: the best may lie outside.
+    """
+    from rich import box
     from rich.table import Table
 
     steps = sorted({row["step"] for row in rows})
     names = list(dict.fromkeys(row["optimizer"] for row in rows))
     cells = {(row["optimizer"], row["step"]): row for row in rows}
     best = {step: _best(rows, step, statistic) for step in steps}
-    grid = Table(title=title, title_justify="left")
-    grid.add_column("optimizer", no_wrap=True)
-    grid.add_column("rate", justify="right", no_wrap=True)
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    if any(row["rate_at_edge"] for row in rows):
+        grid.caption = "* at the edge of the grid: the best rate may lie outside"
+    grid.add_column("optimizer", overflow="fold")
+    grid.add_column("rate", justify="right")
     for step in steps:
         grid.add_column(f"step {step}", justify="right", no_wrap=True)
     for name in names:
         first = cells[name, steps[0]]
-        rate = "" if first["rate"] is None else f"{first['rate']:.3g}" + (" (edge)" if first["rate_at_edge"] else "")
+        rate = "" if first["rate"] is None else f"{first['rate']:.3g}" + ("*" if first["rate_at_edge"] else "")
         grid.add_row(name, rate, *(_cell(cells[name, step], statistic, best[step] == name) for step in steps))
     return grid
 
@@ -39,13 +45,12 @@ def _best(rows, step, statistic):
 
 
 def _cell(row, statistic, is_best):
-    text = f"{row[statistic]:.3g}"
-    interval = row[f"{statistic}_interval"]
-    if interval is not None and np.isfinite(interval).all():
-        text += f" [{interval[0]:.2g}, {interval[1]:.2g}]".replace("[", r"\[")
+    """The value, and below it the interval, or how many runs diverged."""
+    text = f"[bold]{row[statistic]:.3g}[/bold]" if is_best else f"{row[statistic]:.3g}"
     if row["num_diverged"]:
-        text += f" ({row['num_diverged']} diverged)"
-    return f"[bold]{text}[/bold]" if is_best else text
+        return f"{text}\n[dim]{row['num_diverged']} diverged[/dim]"
+    low, high = row[f"{statistic}_interval"]
+    return f"{text}\n[dim]{low:.2g}–{high:.2g}[/dim]"
 
 
 def figure(
