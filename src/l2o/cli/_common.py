@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import l2o
 from l2o import _plugins
@@ -76,12 +76,10 @@ def progress(total: int, label: str) -> tuple[Progress, Any]:
     """A progress bar, and the `on_step` callback for `meta_train` that moves it: loss, rate and time left."""
     bar = Progress(
         TextColumn(label),
-        BarColumn(),
+        BarColumn(bar_width=8),
         MofNCompleteColumn(),
         TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=console,
     )
     task = bar.add_task(label, total=total, status="compiling")
@@ -92,9 +90,9 @@ def progress(total: int, label: str) -> tuple[Progress, Any]:
         speed = bar.tasks[0].speed
         status = f"meta-loss {last['meta_loss']:.3g}"
         if "validation_loss" in last:
-            status += f"  validation {last['validation_loss']:.4g}"
+            status += f" val {last['validation_loss']:.4g}"
         if speed:
-            status += f"  {speed:.1f} steps/s"
+            status += f" {speed:.1f}/s"
         if last["num_skipped"] or last["num_diverged"]:
             status += f"  skipped {last['num_skipped']}  diverged {last['num_diverged']}"
         bar.update(task, completed=row["step"], status=status)

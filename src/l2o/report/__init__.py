@@ -28,14 +28,14 @@ def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: 
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     if any(row["rate_at_edge"] for row in rows):
         grid.caption = "* at the edge of the grid: the best rate may lie outside"
-    grid.add_column("optimizer", overflow="fold")
-    grid.add_column("rate", justify="right")
+    grid.add_column("optimizer", overflow="fold", min_width=12)
     for step in steps:
         grid.add_column(f"step {step}", justify="right", no_wrap=True)
     for name in names:
         first = cells[name, steps[0]]
-        rate = "" if first["rate"] is None else f"{first['rate']:.3g}" + ("*" if first["rate_at_edge"] else "")
-        grid.add_row(name, rate, *(_cell(cells[name, step], statistic, best[step] == name) for step in steps))
+        mark = "*" if first["rate_at_edge"] else ""
+        rate = "" if first["rate"] is None else f"\n[dim]rate {first['rate']:.3g}{mark}[/dim]"
+        grid.add_row(name + rate, *(_cell(cells[name, step], statistic, best[step] == name) for step in steps))
     return grid
 
 
@@ -50,7 +50,8 @@ def _cell(row, statistic, is_best):
     if row["num_diverged"]:
         return f"{text}\n[dim]{row['num_diverged']} diverged[/dim]"
     low, high = row[f"{statistic}_interval"]
-    return f"{text}\n[dim]{low:.2g}–{high:.2g}[/dim]"
+    digits = ".2g" if low > 1e-6 else ".0e"
+    return f"{text}\n[dim]{low:{digits}}–{high:{digits}}[/dim]"
 
 
 def figure(
