@@ -11,8 +11,7 @@ a resumable run in a subfolder:
 
 Needs the full MNIST (see docs/data.md). About an hour on two cores; `--quick` is the same in two minutes, on the shipped
 sample, and ships nothing. Run again to go on after an interruption. The shipped weights were made with `--stage imitate
---cores 1`,
-then `--stage train --cores 2` (tasks are dealt out by core, so another number of cores draws other ones).
+--cores 1`, then `--stage train --cores 2`: tasks are dealt out by core, so another number of cores draws other ones.
 """
 
 import argparse
