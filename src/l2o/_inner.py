@@ -255,7 +255,7 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
         ct_arrays, _, _ = backward((params, opt_state, gradients, loss_gradients * weight[None]), ct_final)
         ct_params, ct_opt_state = jax.tree.map(jnp.zeros_like, (state.params, state.opt_state))  # not asked for
     else:
-        blocks = jax.tree.map(functools.partial(_to_blocks, size=min(form.size, num)), (everything, ct_final))
+        blocks = jax.tree.map(functools.partial(_to_blocks, size=max(1, min(form.size, num))), (everything, ct_final))
 
         def one_block(total, block):
             ct_arrays, ct_params, ct_opt_state = backward(*block)
