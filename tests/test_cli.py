@@ -69,7 +69,9 @@ def test_train_leaves_one_whole_folder(trained):
 
 def test_existing_run_is_refused_without_resume(trained):
     folder, _ = trained
+    config = (folder / "run" / "config.json").read_bytes()
     done = run("train", "my_module:family", "--horizon", "20", "--folder", "run", cwd=folder, check=False)
+    assert (folder / "run" / "config.json").read_bytes() == config
     assert done.returncode == 2
     assert "already holds a run" in done.stderr
     assert "--resume" in done.stderr

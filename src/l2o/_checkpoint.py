@@ -28,12 +28,9 @@ class Checkpoints:
 
         self.folder = folder.absolute()
         self.metrics = self.folder / "metrics.jsonl"
-        has_run = (self.folder / "checkpoints").exists() or self.metrics.exists()
-        if has_run and not resume:
-            raise FileExistsError(
-                f"{folder} already holds a run. Pass resume=True (`--resume`) to go on with it, or choose another folder."
-            )
-        if resume and not has_run:
+        if not resume:
+            check_free(folder)
+        elif not _holds_run(folder):
             raise FileNotFoundError(f"{folder} holds no run to resume. Leave `resume` out to start one there.")
         check_writable(self.folder)
         recorded = self.folder / "settings.txt"
@@ -102,6 +99,21 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_free(folder: Path) -> None:
+    """Makes sure that a new run in `folder` would not be mixed with an old one.
+
+    **Raises:** `FileExistsError` if the folder holds a run.
+    """
+    if _holds_run(folder):
+        raise FileExistsError(
+            f"{folder} already holds a run. Pass resume=True (`--resume`) to go on with it, or choose another folder."
+        )
+
+
+def _holds_run(folder):
+    return (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists()
 
 
 def check_writable(folder: Path) -> None:

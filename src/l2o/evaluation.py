@@ -1,5 +1,6 @@
 """Loss curves of any optimizer on fresh tasks, and intervals for what they show."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ def evaluate(
     shares = jax.random.split(key, num_tasks).reshape(len(devices), -1)
     batch_size = min(batch_size or num_tasks, num_tasks // len(devices))
     arguments = [_devices.put((optimizer, family, keys), device) for keys, device in zip(shares, devices, strict=True)]
-    run = _evaluate_program(horizon, split, metrics_split, batch_size)
+    run = functools.partial(_evaluate, horizon, split, metrics_split, batch_size)
     results = _devices.run_on_each(run, arguments)
     losses, metrics = jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *results)
     return Curves(losses, metrics)
@@ -73,10 +74,6 @@ def loss_curves(
         devices=devices,
     )
     return curves.losses
-
-
-def _evaluate_program(horizon, split, metrics_split, batch_size):
-    return eqx.Partial(_evaluate, horizon, split, metrics_split, batch_size)
 
 
 @eqx.filter_jit

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import l2o
 from l2o import _plugins
 from l2o._checkpoint import check_writable, write_whole
 
@@ -98,8 +97,3 @@ def progress(total: int, label: str) -> tuple[Progress, Any]:
         bar.update(task, completed=row["step"], status=status)
 
     return bar, on_step
-
-
-def use_cores(cores: int | None) -> None:
-    """One JAX device a core."""
-    l2o.use_all_cores(cores)

@@ -18,8 +18,8 @@ def run(
     *, task, optimizers, set_, tune, rate, per_decade, horizon, num_tasks, tune_tasks, window, folder: Path, seed, cores
 ) -> None:
     """Compares, prints the table, writes table.json and curves.png."""
-    config = {k: v for k, v in locals().items()}
-    _common.use_cores(cores)
+    config = dict(locals())
+    l2o.use_all_cores(cores)
     family, usual_horizon = _common.find_family(task, _common.parse_settings(set_))
     horizon = horizon or usual_horizon
     window = window or max(1, horizon // 10)

@@ -34,7 +34,7 @@ MNIST_BASELINES = ("sgd", "nag", "rmsprop", "adam")
 
 def run(*, folder: Path, seed: int, cores: int | None) -> None:
     """Meta-trains on quadratics, compares; then the shipped MNIST optimizer; prints tables, writes a figure."""
-    _common.use_cores(cores)
+    l2o.use_all_cores(cores)
     _common.start_folder(folder, {"seed": seed, "cores": cores})
     keys = jax.random.split(jax.random.key(seed), 4)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 import l2o
 from l2o import _plugins
+from l2o._checkpoint import check_free
 from l2o.cli import _common
 from l2o.cli._common import console
 
@@ -37,8 +38,8 @@ def run(
     cores,
 ) -> None:
     """Meta-trains, writes the weights, and compares them with a tuned Adam."""
-    config = {k: v for k, v in locals().items()}
-    _common.use_cores(cores)
+    config = dict(locals())
+    l2o.use_all_cores(cores)
     family, usual_horizon = _common.find_family(task, _common.parse_settings(set_))
     horizon = horizon or usual_horizon
     optimizer_key, train_key, test_key = jax.random.split(jax.random.key(seed), 3)
@@ -56,6 +57,7 @@ def run(
     options = {} if batch_size is None else {"batch_size": batch_size}
     estimate = _plugins.get("estimators", estimator).build(problem, num_tasks, **options)
     if not resume:
+        check_free(folder)  # before an old run's config.json is replaced
         _common.start_folder(folder, config)
 
     bar, on_step = _common.progress(num_steps, "meta-training")
