@@ -15,12 +15,14 @@ from ._inner import (
     unroll,
 )
 from ._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer
+from ._panel import Panel
 from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
 from .estimators import AbstractGradientEstimator, Estimate
-from .evaluation import Curves, bootstrap_interval, evaluate, loss_curves, ratio_interval
+from .evaluation import Curves, evaluate, loss_curves
 from .meta_training import MetaTrained, Validation, default_outer_optimizer, meta_train
 from .pretrained import load
-from .tuning import Tuned, tune
+from .statistics import bootstrap_interval, ratio_interval
+from .tuning import Search, Trial, Tuned, tune
 
 __version__: str
 
@@ -37,10 +39,13 @@ __all__ = [
     "InnerState",
     "InnerTraining",
     "MetaTrained",
+    "Panel",
     "Sampled",
+    "Search",
     "SecondOrder",
     "Stored",
     "TaskFamily",
+    "Trial",
     "Tuned",
     "Validation",
     "baselines",

@@ -152,8 +152,7 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False):
         updates, opt_state = update(gradient, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
         if eval_params is not None:  # the loss is reported where the rule says its answer is
-            loss_key = step_key if split == "train" else jax.random.fold_in(step_key, 1)  # as in `_evaluate`
-            loss = task.loss(eval_params(state.opt_state, state.params), loss_key, split=split)
+            loss = task.loss(eval_params(state.opt_state, state.params), loss_key(key, state.step, split), split=split)
         recorded = (loss, ravel_pytree(gradient)[0], ravel_pytree(loss_gradient)[0])
         return InnerState(params, opt_state, state.step + 1), recorded
 
@@ -165,9 +164,17 @@ def _evaluate(params, task, key, split):
     loss, gradient = jax.value_and_grad(task.loss)(params, key)
     if split == "train":
         return loss, gradient, gradient
-    outer_key = jax.random.fold_in(key, 1)
-    loss, loss_gradient = jax.value_and_grad(functools.partial(task.loss, split=split))(params, outer_key)
+    loss, loss_gradient = jax.value_and_grad(functools.partial(task.loss, split=split))(params, _split_key(key, split))
     return loss, gradient, loss_gradient
+
+
+def loss_key(key: PRNGKeyArray, step: Int[Array, ""], split: str) -> PRNGKeyArray:
+    """The key with which `unroll` draws the batch of the loss that it returns for `step`."""
+    return _split_key(jax.random.fold_in(key, step), split)
+
+
+def _split_key(step_key, split):
+    return step_key if split == "train" else jax.random.fold_in(step_key, 1)
 
 
 @eqx.filter_custom_vjp

@@ -40,6 +40,10 @@ class AbstractTask(eqx.Module):
         """Other things worth knowing at `params`, such as the accuracy. Default: none."""
         return {}
 
+    def image(self, params: Params) -> Float[Array, "height width 3"] | None:
+        """The params as a picture with values in [0, 1], where they are one. Default: None."""
+        return None
+
 
 TaskFamily: TypeAlias = Callable[[PRNGKeyArray], AbstractTask]
 

@@ -1,4 +1,4 @@
-"""Hand-designed optimizers: optax's, with optax's own defaults; only the learning rate is tuned."""
+"""Hand-designed optimizers: optax's, with optax's own defaults but for what is tuned (`l2o.tuning.Search`)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,9 +30,10 @@ class ScheduleFree(AbstractLearnedOptimizer):
 class Baseline(NamedTuple):
     """A hand-designed optimizer as a function of its learning rate."""
 
-    make: Callable[[Any], Any]  # learning rate -> optimizer
+    make: Callable[..., Any]  # learning rate or schedule (and weight_decay=, where it has one) -> optimizer
     tuned: bool = True  # False: it has no learning rate to tune
     deterministic_only: bool = False  # True: a line search, which minibatches mislead
+    weight_decay: bool = False  # True: `make` takes `weight_decay`
 
 
 BASELINES = {
@@ -42,10 +43,12 @@ BASELINES = {
     "rmsprop": Baseline(optax.rmsprop),
     "adagrad": Baseline(optax.adagrad),
     "adam": Baseline(optax.adam),
-    "adamw": Baseline(optax.adamw),
-    "lion": Baseline(optax.lion),
-    "muon": Baseline(optax.contrib.muon),
-    "schedule_free_adam": Baseline(lambda rate: ScheduleFree(optax.contrib.schedule_free_adamw(rate))),
+    "adamw": Baseline(optax.adamw, weight_decay=True),
+    "lion": Baseline(optax.lion, weight_decay=True),
+    "muon": Baseline(optax.contrib.muon, weight_decay=True),
+    "schedule_free_adam": Baseline(
+        lambda rate, **options: ScheduleFree(optax.contrib.schedule_free_adamw(rate, **options)), weight_decay=True
+    ),
     "lbfgs": Baseline(lambda rate: optax.lbfgs(), tuned=False, deterministic_only=True),
 }
 

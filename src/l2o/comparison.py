@@ -1,134 +1,439 @@
-"""A learned optimizer beside tuned baselines on the same tasks: the table and the figure."""
+"""Optimizers × task families × seeds: every baseline tuned by the same budget, everything recorded.
 
+A cell is one optimizer on one panel: all trials on the tuning keys, the choice, and the runs of the chosen setting on the
+test keys. Test keys are the same for all optimizers of a panel (same tasks, starts and minibatches) and are seen by no tuning.
+All tuned baselines of a panel are one program, compiled once, which is told which of them to run. Programs are dealt out to the
+devices, and cells are recorded as they finish:
+
+    FOLDER/comparison.json               what is compared: panels, optimizers, search, keys
+    FOLDER/cells/PANEL/OPTIMIZER.npz     curves, metrics and trials of one cell, written whole or not at all
+    FOLDER/costs/PANEL.json              what a step costs each of them, measured side by side
+
+A comparison that was stopped goes on from these, and computes nothing twice.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from l2o import baselines
-from l2o._task import TaskFamily, is_deterministic
-from l2o.evaluation import Curves, bootstrap_interval, evaluate, ratio_interval
-from l2o.tuning import Tuned, tune
+from l2o import _devices, baselines, costs, pretrained, tuning
+from l2o._checkpoint import check_writable, write_whole
+from l2o._panel import Panel
+from l2o._task import is_deterministic
+from l2o.baselines import Baseline
+from l2o.costs import MetaTraining, StepCost
+from l2o.evaluation import Curves, run_tasks
+from l2o.meta_training import MetaTrained
+from l2o.tuning import Search, Trial, Tuned
+
+_NUM_IMAGES = 8  # of the first tasks, where the family makes images
 
 
-class Contender(NamedTuple):
-    """An optimizer's results."""
+class Record(NamedTuple):
+    """One cell: an optimizer's results on one panel."""
 
     curves: Curves
-    tuned: Tuned | None = None  # of a baseline: the grid and what was chosen
+    tuned: Tuned | None = None  # of a tuned baseline: what was tried, and what was chosen
     learned: bool = False
+    images: Float[np.ndarray, "num height width 3"] | None = None  # at the end of the first tasks' runs
+    seconds: float = float("nan")  # tuning and running on one device; compiling too, for the first of a program
+
+
+class Comparison(NamedTuple):
+    """All that was recorded. `records[panel][optimizer]` is missing where `left_out[panel][optimizer]` says why."""
+
+    panels: dict[str, Panel]  # of a comparison that was loaded, `make` is gone
+    records: dict[str, dict[str, Record]]
+    left_out: dict[str, dict[str, str]]
+    costs: dict[str, dict[str, StepCost]]
+    meta_training: dict[str, MetaTraining]  # of the learned optimizers of which it is known
+    settings: dict[str, Any]  # num_tasks, tune_tasks, search, key, versions
+
+
+class _Contender(NamedTuple):
+    optimizer: Any = None  # learned, or an optax transformation taken as it is
+    baseline: Baseline | None = None
+    learned: bool = False
+    meta_training: MetaTraining | None = None
+
+    @property
+    def is_tuned(self) -> bool:
+        return self.baseline is not None and self.baseline.tuned
+
+    def built(self, search: Search, horizon: int, tuned: Tuned | None):
+        if self.baseline is None:
+            return self.optimizer
+        return search.make(self.baseline, horizon)(tuned.value) if tuned else self.baseline.make(None)
 
 
 def compare(
-    family: TaskFamily,
+    panels: Mapping[str, Panel],
+    optimizers: Mapping[str, Any] | Sequence[str],
     *,
-    learned: Mapping[str, Any],
-    baseline_names: Iterable[str],
-    horizon: int,
     key: PRNGKeyArray,
     num_tasks: int = 20,
-    tune_horizon: int | None = None,
     tune_tasks: int = 10,
-    rates: Float[np.ndarray, " num_rates"] | None = None,
-    final_steps: int | None = None,
-    batch_size: int | None = None,
-    on_done: Callable[[str], None] | None = None,
-) -> dict[str, Contender]:
-    """Runs every optimizer on the same `num_tasks` tasks; baselines get the best rate of a grid first, on other keys.
+    search: Search | None = None,
+    measure_costs: bool = True,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    on_done: Callable[[str, str], None] | None = None,
+    devices: Sequence[_devices.Device] | None = None,
+) -> Comparison:
+    """Runs every optimizer on the same `num_tasks` tasks of every panel; baselines are tuned first, on other keys.
 
-    **Arguments:** `tune_horizon`: the rate is tuned for the final loss at this step; default `horizon`. `rates`: default
-    half-decade steps from 1e-4 to 10. The other arguments are as in `evaluate` and `tune`.
+    **Arguments:**
 
-    **Raises:** `ValueError` for a baseline that does not exist, or that minibatches would mislead (L-BFGS).
+    - `panels`: by name; a suite's (`l2o.suites`) or your own: `{"mine": Panel(lambda: family, 100, 200, "ours")}`.
+    - `optimizers`: names of baselines, of shipped weights or weights files; or a mapping from a name of your choice to one
+        of those, to a learned optimizer, to the result of `meta_train` (its cost is then reported), or to any optax
+        transformation, which is taken as it is. Only baselines are tuned, on `tune_tasks` tasks by `search`.
+    - `measure_costs`: time a step of each, side by side, after all runs.
+    - `folder`: where to record; default nowhere. `resume`: go on with the comparison there; panels and optimizers may be new.
+    - `on_done(panel, optimizer)` is called after each cell, from the thread that ran it.
+
+    **Raises:** before anything is run: `ValueError` for names that do not exist, a baseline that minibatches would mislead on
+    every panel (L-BFGS), or a folder of a comparison with other settings; `FileExistsError` if the folder holds a comparison and
+    `resume` is not set; `FileNotFoundError` for data that are not there.
     """
-    chosen = {name: baselines.get(name) for name in baseline_names}
-    for name, baseline in chosen.items():
-        if baseline.deterministic_only and not is_deterministic(family, key):
-            raise ValueError(
-                f"{name} needs a deterministic loss for its line search, but this task's loss depends on its key "
-                "(minibatches). Leave it out."
-            )
+    search = search or Search()
+    contenders = _contenders(optimizers)
     tune_key, test_key = jax.random.split(key)
-    rates = baselines.learning_rates() if rates is None else rates
-    run = {"horizon": horizon, "num_tasks": num_tasks, "key": test_key, "batch_size": batch_size}
-    results = {}
-    for name, optimizer in learned.items():
-        results[name] = Contender(evaluate(optimizer, family, **run), learned=True)
-        if on_done is not None:
-            on_done(name)
-    for name, baseline in chosen.items():
-        tuned = None
-        if baseline.tuned:
-            tuned = tune(
-                baseline.make,
-                rates,
-                family,
-                horizon=tune_horizon or horizon,
-                num_tasks=tune_tasks,
-                key=tune_key,
-                final_steps=final_steps,
-            )
-        optimizer = baseline.make(tuned.value if tuned else None)
-        results[name] = Contender(evaluate(optimizer, family, **run), tuned)
-        if on_done is not None:
-            on_done(name)
-    return results
+    keys = (jax.random.split(tune_key, tune_tasks), jax.random.split(test_key, num_tasks))
+    trials = search.trials(jax.random.fold_in(tune_key, 2**31))
+    families = {name: panel.make() for name, panel in panels.items()}
+    left_out = _not_applicable(families, contenders, key)
+    store = None
+    if folder is not None:
+        store = _Store(
+            Path(folder), resume, panels, contenders, _settings(key, num_tasks, tune_tasks, search), left_out
+        )
+    cells = [(p, n) for p in panels for n in contenders if n not in left_out[p]]
+    records = {cell: record for cell in cells if store and (record := store.read(*cell)) is not None}
+
+    def run(program, device):
+        p, names = program
+        for name, record in _run(
+            panels[p], {n: contenders[n] for n in names}, families[p], trials, search, *keys, device
+        ):
+            if store:
+                store.write(p, name, record)
+            records[p, name] = record
+            if on_done is not None:
+                on_done(p, name)
+
+    _work_off(
+        _programs([cell for cell in cells if cell not in records], contenders), run, devices or jax.local_devices()
+    )
+    measured = {}
+    for p, panel in panels.items() if measure_costs else ():
+        names = [n for n in contenders if (p, n) in records]
+        measured[p] = store.read_costs(p) if store else {}
+        if set(names) - set(measured[p]):  # side by side, so all again if one is new
+            built = {n: contenders[n].built(search, panel.horizon, records[p, n].tuned) for n in names}
+            measured[p] = costs.measure(built, families[p], key=test_key)
+            if store:
+                store.write_costs(p, measured[p])
+    return Comparison(
+        panels=dict(panels),
+        records={p: {n: records[p, n] for n in contenders if (p, n) in records} for p in panels},
+        left_out=left_out,
+        costs=measured,
+        meta_training={n: c.meta_training for n, c in contenders.items() if c.meta_training},
+        settings=_settings(key, num_tasks, tune_tasks, search),
+    )
 
 
-def loss_at(contender: Contender, step: int, window: int = 1) -> Float[np.ndarray, " num_tasks"]:
-    """Each task's loss at `step`: the mean over the `window` steps that end there."""
-    return contender.curves.losses[:, step - window + 1 : step + 1].mean(axis=1)
+def load(folder: str | Path) -> Comparison:
+    """What `compare` recorded in `folder`, complete or not.
 
-
-def best_baseline(
-    results: Mapping[str, Contender], step: int, window: int = 1, names: Sequence[str] | None = None
-) -> str:
-    """Name of the baseline with the smallest mean loss at `step`; one that diverged on any task is last.
-
-    **Raises:** `ValueError` if there is none among `names` (default: all but learned ones).
+    **Raises:** `FileNotFoundError` if the folder holds no comparison.
     """
-    names = [n for n, c in results.items() if not c.learned and (names is None or n in names)]
-    if not names:
-        raise ValueError("There is no baseline among the results to compare with.")
-    means = [loss_at(results[n], step, window).mean() for n in names]
-    return names[int(np.argmin(np.where(np.isfinite(means), means, np.inf)))]
+    return _Store.reading(Path(folder)).comparison()
 
 
-def rows(results: Mapping[str, Contender], steps: Sequence[int], window: int = 1) -> list[dict[str, Any]]:
-    """One row per optimizer and step: mean and median loss with 95 % bootstrap intervals, and the number that diverged."""
-    table = []
-    for name, contender in results.items():
-        for step in steps:
-            values = loss_at(contender, step, window)
-            finite = bool(np.isfinite(values).all())
-            with np.errstate(all="ignore"):
-                table.append(
-                    {
-                        "optimizer": name,
-                        "rate": contender.tuned.value if contender.tuned else None,
-                        "rate_at_edge": bool(contender.tuned and contender.tuned.at_edge),
-                        "step": step,
-                        "mean": float(values.mean()),
-                        "mean_interval": bootstrap_interval(values) if finite else None,
-                        "median": float(np.median(values)),
-                        "median_interval": bootstrap_interval(values, np.median),
-                        "num_tasks": len(values),
-                        "num_diverged": int((~np.isfinite(values)).sum()),
-                        **{f"final_{k}": float(v.mean()) for k, v in contender.curves.metrics.items()},
-                    }
+def check_name(name: str) -> None:
+    """Makes sure that `compare` knows an optimizer by this name, without loading it.
+
+    **Raises:** `ValueError` saying which there are.
+    """
+    if name not in baselines.BASELINES and name not in pretrained.names() and not Path(name).exists():
+        raise ValueError(
+            f"No optimizer named {name!r}. Pretrained: {', '.join(pretrained.names())}. Baselines: "
+            f"{', '.join(baselines.BASELINES)}. Or pass a weights file."
+        )
+
+
+def _contenders(optimizers: Mapping[str, Any] | Iterable[str]) -> dict[str, _Contender]:
+    if not isinstance(optimizers, Mapping):
+        optimizers = {name: name for name in optimizers}
+    return {name: _contender(value) for name, value in optimizers.items()}
+
+
+def _contender(value):
+    if isinstance(value, Baseline):
+        return _Contender(baseline=value)
+    if isinstance(value, MetaTrained):
+        cost = MetaTraining(value.seconds, value.num_episodes, value.num_inner_steps)
+        return _Contender(value.optimizer, learned=True, meta_training=cost)
+    if not isinstance(value, str | Path):
+        return _Contender(value, learned=bool(jax.tree.leaves(eqx.filter(value, eqx.is_inexact_array))))
+    if value in baselines.BASELINES:
+        return _Contender(baseline=baselines.get(str(value)))
+    check_name(str(value))
+    recipe = pretrained.header(value)["recipe"]
+    return _Contender(pretrained.load(value), learned=True, meta_training=MetaTraining.from_recipe(recipe))
+
+
+def _not_applicable(families, contenders, key) -> dict[str, dict[str, str]]:
+    line_searches = [n for n, c in contenders.items() if c.baseline and c.baseline.deterministic_only]
+    left_out = {p: {} for p in families}
+    if not line_searches:
+        return left_out
+    why = "needs a deterministic loss for its line search, but this task's loss depends on its key (minibatches)"
+    for name, family in families.items():
+        if not is_deterministic(family, key):
+            left_out[name] = dict.fromkeys(line_searches, why)
+    if all(left_out.values()):
+        raise ValueError(f"{line_searches[0]} {why}. Leave it out.")
+    return left_out
+
+
+def _programs(cells, contenders) -> list[tuple[str, list[str]]]:
+    """What is compiled together: a panel's tuned baselines; every other optimizer for itself."""
+    programs = {}
+    for panel, name in cells:
+        shared = contenders[name].is_tuned and not hasattr(contenders[name].baseline.make(1.0), "eval_params")
+        programs.setdefault((panel, None if shared else name), []).append(name)
+    return [(panel, names) for (panel, _), names in programs.items()]
+
+
+def _work_off(programs, run, devices) -> None:
+    """Every program on the next free device, one thread for each; the first error stops the rest."""
+    waiting = queue.SimpleQueue()
+    for program in programs:
+        waiting.put(program)
+    stop = threading.Event()
+
+    def worker(device):
+        while not stop.is_set():
+            try:
+                panel, names = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                run((panel, names), device)
+            except BaseException as error:
+                stop.set()
+                error.add_note(f"while running {', '.join(names)} on {panel}")
+                raise
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        workers = [pool.submit(worker, device) for device in devices]
+        try:
+            for done in workers:
+                done.result()
+        finally:  # on Ctrl-C too: programs that run finish and are recorded
+            stop.set()
+
+
+def _run(panel: Panel, contenders: dict[str, _Contender], family, trials, search, tune_keys, test_keys, device):
+    """Yields the records of the optimizers of one program, one after the other, on one device."""
+    tuned = next(iter(contenders.values())).is_tuned
+    makes = tuple(search.make(c.baseline, panel.horizon) for c in contenders.values()) if tuned else None
+    grid = tuning.on_device(trials) if tuned else None
+    for index, (name, contender) in enumerate(contenders.items()):
+        started = time.perf_counter()
+        optimizer = None if tuned else contender.built(search, panel.horizon, None)
+        arguments = _devices.put((jnp.asarray(index), grid, optimizer, family, tune_keys, test_keys), device)
+        runs, losses, metrics = jax.tree.map(np.asarray, _cell(makes, panel._replace(make=_gone), *arguments))
+        images = metrics.pop("image", None)
+        yield (
+            name,
+            Record(
+                Curves(losses, metrics),
+                tuning.chosen(trials, runs) if tuned else None,
+                contender.learned,
+                None if images is None else images[:_NUM_IMAGES],
+                time.perf_counter() - started,
+            ),
+        )
+
+
+# Half the compile time of the default level, at the same speed: XLA vectorises by itself.
+@functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 1})
+def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
+    runs = None
+    if makes is not None:
+
+        def make(trial):
+            rules = [make(trial) for make in makes]
+            return rules[0] if len(rules) == 1 else tuning.one_of(index, rules)
+
+        runs = tuning.final_losses(make, grid, family, tune_keys, panel.horizon, panel.window, panel.batch_size)
+        optimizer = make(jax.tree.map(lambda x: x[jnp.argmin(tuning.scores(runs))], grid))
+    options = {"horizon": panel.run_to, "batch_size": panel.batch_size, "images": True}
+    return runs, *run_tasks(optimizer, family, test_keys, **options)
+
+
+def _gone():
+    raise ValueError(
+        "This comparison was loaded from its records, which hold no functions. Take the panel from its suite."
+    )
+
+
+def _settings(key, num_tasks, tune_tasks, search) -> dict[str, Any]:
+    return {
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "num_tasks": num_tasks,
+        "tune_tasks": tune_tasks,
+        "search": json.loads(json.dumps({k: getattr(search, k) for k in search.__dataclass_fields__})),
+    }
+
+
+class _Store:
+    """The folder of a comparison."""
+
+    def __init__(self, folder, resume, panels, contenders, settings, left_out):
+        self.folder = folder
+        self.fingerprints = {name: _fingerprint(c) for name, c in contenders.items()}
+        described = {name: _described(panel) for name, panel in panels.items()}
+        optimizers = {
+            name: {
+                "learned": c.learned,
+                "fingerprint": self.fingerprints[name],
+                "meta_training": c.meta_training and c.meta_training._asdict(),
+            }
+            for name, c in contenders.items()
+        }
+        self.content = {"settings": settings, "panels": described, "optimizers": optimizers, "left_out": left_out}
+        if self._path.exists():
+            if not resume:
+                raise FileExistsError(
+                    f"{folder} already holds a comparison. Pass resume=True (`--resume`) to go on with it, or choose another "
+                    "folder."
                 )
-    return table
+            self._join(json.loads(self._path.read_text()))
+        elif resume:
+            raise FileNotFoundError(f"{folder} holds no comparison to resume. Leave `resume` out to start one there.")
+        check_writable(folder)
+        write_whole(self._path, json.dumps(self.content, indent=1).encode())
+
+    @classmethod
+    def reading(cls, folder):
+        store = cls.__new__(cls)
+        store.folder = folder
+        if not store._path.is_file():
+            raise FileNotFoundError(f"{folder} holds no comparison (no comparison.json). `l2o compare` makes one.")
+        store.content = json.loads(store._path.read_text())
+        store.fingerprints = {name: o["fingerprint"] for name, o in store.content["optimizers"].items()}
+        return store
+
+    @property
+    def _path(self):
+        return self.folder / "comparison.json"
+
+    def _join(self, before):
+        """Old panels and optimizers are kept; what both have must agree."""
+        pairs = [("settings", before["settings"], self.content["settings"])]
+        for kind in ("panels", "optimizers"):
+            pairs += [(n, before[kind][n], new) for n, new in self.content[kind].items() if n in before[kind]]
+        for what, old, new in pairs:
+            for field in old.keys() | new.keys():
+                if old.get(field) != new.get(field):
+                    raise ValueError(
+                        f"The comparison in {self.folder} was made with other {what}: {field} is {old.get(field)} there, "
+                        f"{new.get(field)} here. Resume with the same, or choose another folder."
+                    )
+        for kind in ("panels", "optimizers", "left_out"):
+            self.content[kind] = {**before[kind], **self.content[kind]}
+
+    def comparison(self) -> Comparison:
+        panels = {n: Panel(make=_gone, **{**p, "data": tuple(p["data"])}) for n, p in self.content["panels"].items()}
+        optimizers = self.content["optimizers"]
+        records = {p: {n: r for n in optimizers if (r := self.read(p, n)) is not None} for p in panels}
+        meta = {n: MetaTraining(**o["meta_training"]) for n, o in optimizers.items() if o["meta_training"]}
+        measured = {p: self.read_costs(p) for p in panels}
+        return Comparison(panels, records, self.content["left_out"], measured, meta, self.content["settings"])
+
+    def _cell(self, panel, optimizer):
+        return self.folder / "cells" / quote(panel, safe="") / f"{quote(optimizer, safe='')}.npz"
+
+    def write(self, panel, optimizer, record):
+        arrays: dict[str, Any] = {"losses": record.curves.losses}
+        arrays |= {f"metric_{name}": values for name, values in record.curves.metrics.items()}
+        if record.images is not None:
+            arrays["images"] = np.round(255 * np.clip(record.images, 0, 1)).astype(np.uint8)
+        if record.tuned is not None:
+            arrays |= {f"trial_{k}": v for k, v in record.tuned.grid._asdict().items()}
+            arrays |= {"trial_losses": record.tuned.losses, "at_edge": np.asarray(record.tuned.at_edge)}
+            arrays["chosen"] = np.argmin(record.tuned.losses)
+        file = io.BytesIO()
+        np.savez(
+            file,
+            learned=record.learned,
+            seconds=record.seconds,
+            fingerprint=self.fingerprints[optimizer],
+            **arrays,
+        )
+        path = self._cell(panel, optimizer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, file.getvalue())
+
+    def read(self, panel, optimizer) -> Record | None:
+        path = self._cell(panel, optimizer)
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        metrics = {k.removeprefix("metric_"): v for k, v in arrays.items() if k.startswith("metric_")}
+        tuned = None
+        if "trial_losses" in arrays:
+            grid = Trial(*(arrays[f"trial_{field}"] for field in Trial._fields))
+            value = jax.tree.map(lambda x: x[int(arrays["chosen"])].item(), grid)
+            tuned = Tuned(value, bool(arrays["at_edge"]), grid, arrays["trial_losses"])
+        images = arrays["images"] / np.float32(255) if "images" in arrays else None
+        return Record(
+            Curves(arrays["losses"], metrics), tuned, bool(arrays["learned"]), images, float(arrays["seconds"])
+        )
+
+    def write_costs(self, panel, measured):
+        path = self.folder / "costs" / f"{quote(panel, safe='')}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps({n: c._asdict() for n, c in measured.items()}, indent=1).encode())
+
+    def read_costs(self, panel) -> dict[str, StepCost]:
+        path = self.folder / "costs" / f"{quote(panel, safe='')}.json"
+        if not path.is_file():
+            return {}
+        return {n: StepCost(**c) for n, c in json.loads(path.read_text()).items()}
 
 
-def ratio_to_best(
-    results: Mapping[str, Contender],
-    name: str,
-    step: int,
-    window: int = 1,
-    names: Sequence[str] | None = None,
-) -> tuple[str, float, float, float]:
-    """(best baseline, ratio of mean losses at `step`, and its 95 % interval over the same tasks)."""
-    best = best_baseline(results, step, window, names)
-    return best, *ratio_interval(loss_at(results[name], step, window), loss_at(results[best], step, window))
+def _described(panel: Panel) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in panel._asdict().items() if k != "make"}
+
+
+def _fingerprint(contender: _Contender) -> str:
+    """So that records of one optimizer are never taken for another's of the same name."""
+    if contender.baseline is not None:
+        return "baseline"
+    arrays: list[Array] = jax.tree.leaves(eqx.filter(contender.optimizer, eqx.is_array))
+    digest = hashlib.sha256(type(contender.optimizer).__name__.encode())
+    for leaf in arrays:
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Loss curves of any optimizer on fresh tasks, and intervals for what they show."""
+"""Loss curves of any optimizer on fresh tasks."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from l2o import _devices
-from l2o._inner import begin, unroll
+from l2o._inner import begin, loss_key, unroll
 from l2o._optimizer import Optimizer
 from l2o._task import TaskFamily
 
@@ -78,46 +78,35 @@ def loss_curves(
 
 @eqx.filter_jit
 def _evaluate(horizon, split, metrics_split, batch_size, optimizer, family, keys):
+    return run_tasks(
+        optimizer, family, keys, horizon=horizon, split=split, metrics_split=metrics_split, batch_size=batch_size
+    )
+
+
+def run_tasks(
+    optimizer: Optimizer,
+    family: TaskFamily,
+    keys: PRNGKeyArray,
+    *,
+    horizon: int,
+    split: str = "train",
+    metrics_split: str = "test",
+    batch_size: int | None = None,
+    images: bool = False,
+) -> tuple[Float[jax.Array, "num_tasks horizon_plus_1"], dict[str, Any]]:
+    """The losses and final metrics of `evaluate`, to be compiled by the caller, a task for every key.
+
+    `images`: the metrics hold "image", of tasks that are looked at rather than measured (`AbstractTask.image`).
+    """
+
     def one_task(key):
         task, state, batch_key = begin(family, optimizer, key)
         state, losses = unroll(task, optimizer, state, batch_key, length=horizon, split=split)
-        _, last = unroll(task, optimizer, state, batch_key, length=1, split=split)
-        eval_params = getattr(optimizer, "eval_params", lambda opt_state, params: params)
-        metrics = task.metrics(eval_params(state.opt_state, state.params), batch_key, split=metrics_split)
-        return jnp.concatenate([losses, last]), metrics
+        answer = getattr(optimizer, "eval_params", lambda opt_state, params: params)(state.opt_state, state.params)
+        last = task.loss(answer, loss_key(batch_key, state.step, split), split=split)
+        metrics = task.metrics(answer, batch_key, split=metrics_split)
+        if images and (image := task.image(answer)) is not None:
+            metrics = {**metrics, "image": image}
+        return jnp.append(losses, last), metrics
 
-    return jax.lax.map(one_task, keys, batch_size=batch_size)
-
-
-def bootstrap_interval(
-    values: Float[np.ndarray, " num"],
-    statistic: Callable[..., np.ndarray] = np.mean,
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of `statistic(values, axis)` over tasks (Efron 1979)."""
-    resamples = _resample(values, num_resamples, seed)
-    low, high = np.quantile(statistic(resamples, axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def ratio_interval(
-    numerator: Float[np.ndarray, " num"],
-    denominator: Float[np.ndarray, " num"],
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """Ratio of means of paired values (same tasks), with its paired bootstrap interval: (ratio, low, high)."""
-    paired = np.stack([numerator, denominator], axis=1)
-    means = _resample(paired, num_resamples, seed).mean(axis=1)
-    low, high = np.quantile(means[:, 0] / means[:, 1], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(np.mean(numerator) / np.mean(denominator)), float(low), float(high)
-
-
-def _resample(values, num_resamples, seed):
-    index = np.random.default_rng(seed).integers(0, len(values), (num_resamples, len(values)))
-    return np.asarray(values)[index]
+    return jax.lax.map(one_task, keys, batch_size=batch_size or len(keys))

@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from l2o import _devices
 from l2o._checkpoint import Checkpoints
-from l2o._inner import AbstractInnerProblem, InnerTraining
+from l2o._inner import InnerTraining
 from l2o._optimizer import AbstractLearnedOptimizer
 from l2o._task import TaskFamily, check_family
 from l2o.estimators import AbstractGradientEstimator
@@ -64,6 +64,7 @@ class MetaTrained:
     num_skipped: int  # meta-steps whose gradient was not finite: no update was made
     num_diverged: int  # episodes whose meta-loss was not finite: started afresh
     num_episodes: float  # inner training runs' worth of truncations that meta-training took
+    num_inner_steps: float  # in all of them
     seconds: float  # wall clock, earlier parts of a resumed run included
     history: list[dict[str, Any]]  # a row per meta-step: step, meta_loss, gradient_norm, ... and scores
 
@@ -222,6 +223,7 @@ def meta_train(
 
     last = eqx.combine(run["arrays"], static)
     has_best = bool(np.isfinite(run["best_score"]))
+    num_inner_steps = step * estimator.num_particles * getattr(estimator.problem, "truncation", float("nan"))
     return MetaTrained(
         optimizer=eqx.combine(run["best"], static) if has_best else last,
         last=last,
@@ -229,7 +231,8 @@ def meta_train(
         num_steps=step,
         num_skipped=int(run["num_skipped"]),
         num_diverged=int(run["num_diverged"]),
-        num_episodes=_num_episodes(estimator.problem, estimator.num_tasks * step),
+        num_episodes=num_inner_steps / getattr(estimator.problem, "horizon", float("nan")),
+        num_inner_steps=num_inner_steps,
         seconds=float(run["seconds"]),
         history=history,
     )
@@ -251,9 +254,3 @@ def _outer_step(outer_opt, arrays, outer_state, gradients):
     mean = jax.tree.map(lambda *g: sum(g[1:], start=g[0]) / len(g), *gradients)
     updates, outer_state = outer_opt.update(mean, outer_state, arrays)
     return eqx.apply_updates(arrays, updates), outer_state, optax.tree.norm(mean)
-
-
-def _num_episodes(problem: AbstractInnerProblem, num_truncations: int) -> float:
-    if isinstance(problem, InnerTraining):
-        return num_truncations * problem.truncation / problem.horizon
-    return float("nan")

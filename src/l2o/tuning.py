@@ -1,62 +1,234 @@
-"""Learning rates tuned on a grid, all of it in one vectorised program."""
+"""Hyperparameters chosen by trials, all of them in one vectorised program."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from l2o import baselines
 from l2o._inner import begin, unroll
 from l2o._task import TaskFamily
+
+SCHEDULES = ("constant", "cosine", "warmup_cosine")
+
+
+class Trial(NamedTuple):
+    """A setting of a baseline's hyperparameters; as a grid, arrays [num_trials]."""
+
+    rate: Any  # learning rate, the peak of its schedule
+    schedule: Any  # index into `SCHEDULES`
+    weight_decay: Any  # used only by rules that have it in optax; NaN: optax's default
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """The budget and the space in which every baseline is tuned, the same for all.
+
+    **Arguments:**
+
+    - `num_trials`: settings tried.
+    - `kind`: "grid": rates evenly spaced in the logarithm, for each of `schedules`; weight decay at optax's default.
+        "random": everything drawn independently, rates and weight decays log-uniformly (Bergstra & Bengio 2012).
+    - `rates`: smallest and largest learning rate.
+    - `schedules`: "constant", "cosine" (to zero at the horizon), "warmup_cosine" (a tenth of the horizon linear, then cosine).
+    - `weight_decays`: smallest and largest, for random search of rules that have one (AdamW, Lion, Muon, schedule-free).
+
+    **Raises:** `ValueError` for a kind or schedule that does not exist, or a budget too small for the grid.
+    """
+
+    num_trials: int = 11
+    kind: Literal["grid", "random"] = "grid"
+    rates: tuple[float, float] = (1e-4, 10.0)
+    schedules: tuple[str, ...] = ("constant",)
+    weight_decays: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        if self.kind not in ("grid", "random"):
+            raise ValueError(f"`kind` must be grid or random, got {self.kind!r}.")
+        unknown = [s for s in self.schedules if s not in SCHEDULES]
+        if unknown or not self.schedules:
+            raise ValueError(f"No schedule named {(unknown or [''])[0]!r}. Schedules: {', '.join(SCHEDULES)}.")
+        if self.num_trials < len(self.schedules):
+            raise ValueError(
+                f"{self.num_trials} trials cannot cover {len(self.schedules)} schedules. Allow more trials."
+            )
+        if self.weight_decays and self.kind == "grid":
+            raise ValueError(
+                "Weight decay is searched at random only: pass kind='random', or leave `weight_decays` out."
+            )
+        low, high = self.rates
+        if not 0 < low <= high:
+            raise ValueError(f"`rates` must be positive and ascending, got {self.rates}.")
+
+    def trials(self, key: PRNGKeyArray) -> Trial:
+        """The settings tried: arrays [num_trials], in ascending order of the rate for a grid."""
+        indices = np.array([SCHEDULES.index(s) for s in self.schedules])
+        if self.kind == "grid":
+            per_schedule = self.num_trials // len(indices)
+            rates = np.repeat(np.geomspace(*self.rates, per_schedule), len(indices))
+            return Trial(rates, np.tile(indices, per_schedule), np.full(len(rates), np.nan))
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+        num = self.num_trials
+        rates, schedules = _log_uniform(rng, self.rates, num), rng.choice(indices, num)
+        decays = _log_uniform(rng, self.weight_decays, num) if self.weight_decays else np.full(num, np.nan)
+        return Trial(rates, schedules, decays)
+
+    def make(self, baseline: baselines.Baseline, horizon: int) -> Callable[[Trial], Any]:
+        """The function from a trial to `baseline`'s optimizer; schedules end at `horizon`."""
+
+        def make(trial):
+            options = {"weight_decay": trial.weight_decay} if self.weight_decays and baseline.weight_decay else {}
+            if self.schedules == ("constant",):
+                return baseline.make(trial.rate, **options)
+            return baseline.make(lambda step: trial.rate * _scale(trial.schedule, step, horizon), **options)
+
+        return make
+
+
+def _log_uniform(rng, bounds, num):
+    return np.exp(rng.uniform(*np.log(bounds), num))
+
+
+def _scale(schedule, step, horizon):
+    warmup = max(1, horizon // 10)
+    scales = (
+        jnp.ones(()),
+        optax.cosine_decay_schedule(1.0, horizon)(step),
+        optax.warmup_cosine_decay_schedule(1 / warmup, 1.0, warmup, max(horizon, warmup + 1))(step),
+    )
+    return jnp.stack([jnp.asarray(s, jnp.float32) for s in scales])[schedule]
+
+
+def one_of(index: Int[Array, ""], rules: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
+    """The rule at `index`, which may be traced: all of them share one compiled program, their task's gradient included.
+
+    Compiling is what small comparisons spend their time on. The state is one vector as long as the largest of the rules'.
+    """
+    rules = [optax.with_extra_args_support(rule) for rule in rules]
+
+    def flat_state(rule, params):
+        """A function from its state to a vector, and back."""
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(rule.init, params))
+        vector, unravel = ravel_pytree(zeros)
+        return vector.size, lambda v: unravel(v[: vector.size].astype(vector.dtype))
+
+    def to_vector(state, size):
+        vector = ravel_pytree(state)[0]
+        return jnp.zeros(size, jnp.float32).at[: vector.size].set(vector.astype(jnp.float32))
+
+    def init(params):
+        size = max(flat_state(rule, params)[0] for rule in rules)
+        return jax.lax.switch(index, [lambda p, r=rule: to_vector(r.init(p), size) for rule in rules], params)
+
+    def update(updates, state, params=None, **extra):
+        def branch(rule):
+            _, unravel = flat_state(rule, params)
+
+            def step(updates, state, params):
+                updates, new = rule.update(updates, unravel(state), params, **extra)
+                return updates, to_vector(new, state.size)
+
+            return step
+
+        return jax.lax.switch(index, [branch(rule) for rule in rules], updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class Tuned(NamedTuple):
     """Result of `tune`."""
 
-    value: float  # the best of the grid
-    at_edge: bool  # whether it is the grid's first or last: the true best may lie outside
-    grid: Float[np.ndarray, " num_values"]
+    value: Any  # the best of the grid
+    at_edge: bool  # whether its first leaf (the rate) is the grid's smallest or largest: the true best may lie outside
+    grid: Any  # array [num_values], or a pytree of such
     losses: Float[np.ndarray, " num_values"]  # mean final loss of each; inf where any run diverged
+
+    @property
+    def rate(self) -> float:
+        """The learning rate chosen: the value's first leaf."""
+        return float(jax.tree.leaves(self.value)[0])
 
 
 def tune(
     make_optimizer: Callable[[Any], Any],
-    grid: Float[np.ndarray, " num_values"],
+    grid: PyTree,
     family: TaskFamily,
     *,
     horizon: int,
     num_tasks: int,
     key: PRNGKeyArray,
     final_steps: int | None = None,
+    batch_size: int | None = None,
 ) -> Tuned:
     """The value of `grid` for which `make_optimizer(value)` has the smallest mean final loss.
 
     Every value sees the same tasks and minibatches. Pass another key than the one results are reported on.
 
-    **Arguments:** `final_steps`: the final loss is the mean over this many last steps; default a tenth of the horizon
-    (minibatch losses are noisy).
+    **Arguments:** `grid`: values along the first axis, of an array or of every leaf of a pytree (`Search.trials`).
+    `final_steps`: the final loss is the mean over this many last steps; default a tenth of the horizon
+    (minibatch losses are noisy). `batch_size`: tasks run at once, each with the whole grid; default all.
 
     **Raises:** `ValueError` if every value of the grid diverges.
     """
     final_steps = final_steps or max(1, horizon // 10)
+    grid = jax.tree.map(np.asarray, grid)
+    runs = eqx.filter_jit(final_losses)(
+        make_optimizer, on_device(grid), family, jax.random.split(key, num_tasks), horizon, final_steps, batch_size
+    )
+    tuned = chosen(grid, np.asarray(runs))
+    if not np.isfinite(tuned.losses).any():
+        raise ValueError(
+            f"Every run diverged at some task, for all of the grid {np.asarray(jax.tree.leaves(grid)[0]).tolist()}. "
+            "Try smaller values."
+        )
+    return tuned
 
-    @eqx.filter_jit
-    def final_losses(family, grid, keys):
-        def one(value, key):
-            task, state, batch_key = begin(family, make_optimizer(value), key)
-            _, losses = unroll(task, make_optimizer(value), state, batch_key, length=horizon + 1)
-            return jnp.mean(losses[-final_steps:])
 
-        over_tasks = jax.vmap(one, in_axes=(None, 0))
-        return jax.vmap(over_tasks, in_axes=(0, None))(grid, keys)
+def final_losses(
+    make_optimizer: Callable[[Any], Any],
+    grid: PyTree,
+    family: TaskFamily,
+    keys: PRNGKeyArray,
+    horizon: int,
+    final_steps: int,
+    batch_size: int | None = None,
+) -> Float[jax.Array, "num_values num_tasks"]:
+    """Every task's final loss under every value of the grid, to be compiled by the caller."""
 
-    grid = np.asarray(grid)
-    runs = np.asarray(final_losses(family, jnp.asarray(grid, jnp.float32), jax.random.split(key, num_tasks)))
-    losses = np.where(np.isfinite(runs).all(axis=1), runs.mean(axis=1), np.inf)
-    if not np.isfinite(losses).any():
-        raise ValueError(f"Every run diverged at some task, for all of the grid {grid.tolist()}. Try smaller values.")
+    def one(value, key):
+        optimizer = make_optimizer(value)
+        task, state, batch_key = begin(family, optimizer, key)
+        _, losses = unroll(task, optimizer, state, batch_key, length=horizon + 1)
+        return jnp.mean(losses[-final_steps:])
+
+    # The grid innermost: a minibatch is drawn once for all values, and its products with their params are one.
+    runs = jax.lax.map(
+        lambda key: jax.vmap(one, in_axes=(0, None))(grid, key), keys, batch_size=batch_size or len(keys)
+    )
+    return runs.T
+
+
+def scores(runs: Float[Any, "num_values num_tasks"]) -> Float[Any, " num_values"]:
+    """What the best value minimises: the mean over tasks; inf where any diverged."""
+    return jnp.where(jnp.isfinite(runs).all(axis=1), runs.mean(axis=1), jnp.inf)
+
+
+def chosen(grid: PyTree, runs: Float[np.ndarray, "num_values num_tasks"]) -> Tuned:
+    """The best value of the grid, given every run's final loss."""
+    losses = np.asarray(scores(runs))
     best = int(np.argmin(losses))
-    return Tuned(float(grid[best]), best in (0, len(grid) - 1), grid, losses)
+    value = jax.tree.map(lambda x: x[best].item(), grid)
+    rates = jax.tree.leaves(grid)[0]
+    return Tuned(value, bool(rates[best] in (rates.min(), rates.max())), grid, losses)
+
+
+def on_device(grid: PyTree) -> PyTree:
+    """The grid as JAX arrays, floats in single precision unless 64 bits are enabled."""
+    return jax.tree.map(jnp.asarray, grid)

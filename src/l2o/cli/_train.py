@@ -83,6 +83,8 @@ def run(
         "num_tasks": num_tasks,
         "num_steps": result.num_steps,
         "num_skipped": result.num_skipped,
+        "num_episodes": result.num_episodes,
+        "num_inner_steps": result.num_inner_steps,
         "learning_rate": learning_rate,
         "seed": seed,
         "seconds": round(result.seconds),

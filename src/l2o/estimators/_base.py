@@ -25,6 +25,11 @@ class AbstractGradientEstimator(eqx.Module):
     problem: eqx.AbstractVar[AbstractInnerProblem]
     num_tasks: eqx.AbstractVar[int]
 
+    @property
+    def num_particles(self) -> int:
+        """Episodes that run side by side."""
+        return self.num_tasks
+
     @abc.abstractmethod
     def init(self, optimizer: AbstractLearnedOptimizer, key: PRNGKeyArray) -> PyTree:
         """Starts the episodes."""

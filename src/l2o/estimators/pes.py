@@ -35,6 +35,10 @@ class PES(AbstractGradientEstimator):
     num_tasks: int = eqx.field(static=True)
     std: float = eqx.field(static=True, default=0.01)
 
+    @property
+    def num_particles(self):
+        return 2 * self.num_tasks
+
     def init(self, optimizer, key):
         def one_pair(key):
             state = self.problem.init(optimizer, key)

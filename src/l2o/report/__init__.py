@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from l2o.comparison import Contender
-from l2o.evaluation import bootstrap_interval
+from l2o.comparison import Record
+from l2o.statistics import mean_band
 
 # Colours that the colour-blind can tell apart (Okabe & Ito 2008), learned optimizers first.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -55,11 +55,10 @@ def _cell(row, statistic, is_best):
 
 
 def figure(
-    panels: Mapping[str, Mapping[str, Contender]],
+    panels: Mapping[str, Mapping[str, Record]],
     path: str | Path,
     *,
     window: int | Mapping[str, int] = 1,
-    statistic=np.mean,
     optimizers: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Loss curves with 95 % bands, a panel per task, written to `path` (its ending chooses the format).
@@ -77,15 +76,15 @@ def figure(
         names = (optimizers or {}).get(title) or list(results)
         width = window[title] if isinstance(window, Mapping) else window
         for colour, name in zip(_COLOURS * 3, sorted(names, key=lambda n: not results[n].learned), strict=False):
-            contender = results[name]
-            losses = np.stack([np.convolve(x, np.ones(width) / width, "valid") for x in contender.curves.losses])
+            record = results[name]
+            losses = np.stack([np.convolve(x, np.ones(width) / width, "valid") for x in record.curves.losses])
             steps = np.arange(losses.shape[1]) + width - 1
-            rate = f" ({contender.tuned.value:.2g})" if contender.tuned else ""
-            style = {"linewidth": 2.2, "zorder": 3} if contender.learned else {"linewidth": 1.1}
-            axis.plot(steps, statistic(losses, axis=0), label=name + rate, color=colour, **style)
-            bands = np.array([bootstrap_interval(x, statistic, num_resamples=300) for x in losses.T])
-            axis.fill_between(steps, bands[:, 0], bands[:, 1], color=colour, alpha=0.2, linewidth=0)
-        top = max(statistic(results[n].curves.losses[:, 0]) for n in names)
+            rate = f" ({record.tuned.rate:.2g})" if record.tuned else ""
+            style = {"linewidth": 2.2, "zorder": 3} if record.learned else {"linewidth": 1.1}
+            axis.plot(steps, losses.mean(axis=0), label=name + rate, color=colour, **style)
+            low, high = mean_band(losses)
+            axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        top = max(results[n].curves.losses[:, 0].mean() for n in names)
         axis.set(title=title, xlabel="step", ylabel="loss", yscale="log")
         axis.set_ylim(top=2 * top)
         axis.grid(alpha=0.25, which="both", linewidth=0.5)

@@ -1,0 +1,122 @@
+"""What optimizers cost beside what they reach: time and memory of a step, meta-training, and when that pays back."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PRNGKeyArray
+
+from l2o._inner import begin, unroll
+from l2o._optimizer import with_extra_args
+from l2o._task import TaskFamily
+
+
+class StepCost(NamedTuple):
+    """A step of one optimizer on one family, one task alone on one device."""
+
+    ms_step: float  # loss, gradient and update
+    ms_optimizer: float  # the update alone; a line search's evaluations are part of it
+    state_bytes: int  # of the optimizer's state, beside the params
+    num_params: int
+
+
+class MetaTraining(NamedTuple):
+    """What it took to make a learned optimizer."""
+
+    seconds: float
+    num_episodes: float  # inner runs
+    num_steps: float  # inner steps in all
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> "MetaTraining | None":
+        """Of the header of saved weights; None if it does not say."""
+        if not {"seconds", "num_episodes", "horizon"} <= recipe.keys():
+            return None
+        num_steps = recipe.get("num_inner_steps", recipe["num_episodes"] * recipe["horizon"])
+        return cls(float(recipe["seconds"]), float(recipe["num_episodes"]), float(num_steps))
+
+
+def measure(
+    optimizers: Mapping[str, Any],
+    family: TaskFamily,
+    *,
+    key: PRNGKeyArray,
+    num_steps: int = 10,
+    seconds: float = 0.3,
+) -> dict[str, StepCost]:
+    """Step costs of all `optimizers` on a task of `family`, timed in turn so that a busy machine disturbs all alike.
+
+    Every optimizer gets `num_steps` whole steps, and as many updates alone, from the start of a task, on the first device; the
+    times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three rounds at least).
+    """
+    functions, sizes = {}, {}
+    for name, optimizer in optimizers.items():
+        task, state, batch_key = begin(family, optimizer, key)
+        sizes[name] = [
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(eqx.filter(state.opt_state, eqx.is_array))),
+            sum(x.size for x in jax.tree.leaves(state.params)),
+        ]
+        for kind, function in (("whole", _steps), ("alone", _updates)):
+            arguments = (optimizer, task, state, batch_key, num_steps)
+            functions[name, kind] = eqx.filter_jit(function).lower(*arguments).compile(), arguments
+    times = {cell: [] for cell in functions}
+    rounds, started = 0, time.perf_counter()
+    while rounds < 4 or (rounds < 50 and time.perf_counter() - started < seconds * len(optimizers)):
+        for cell, (compiled, arguments) in functions.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(compiled(*arguments))
+            times[cell].append(time.perf_counter() - begun)
+        rounds += 1
+    milliseconds = {cell: 1e3 * float(np.median(t[1:])) / num_steps for cell, t in times.items()}  # the first warms up
+    return {n: StepCost(milliseconds[n, "whole"], milliseconds[n, "alone"], *sizes[n]) for n in optimizers}
+
+
+def _steps(optimizer, task, state, key, num_steps):
+    return unroll(task, optimizer, state, key, length=num_steps)
+
+
+def _updates(optimizer, task, state, key, num_steps):
+    """Updates alone. The params stand in for the gradient: they change from step to step, so no update is hoisted."""
+    optimizer = with_extra_args(optimizer)
+
+    def step(carry, _):
+        params, opt_state = carry
+        # `value_fn` is called by line searches only.
+        extra = {"value": jnp.ones(()), "grad": params, "value_fn": lambda params: task.loss(params, key)}
+        updates, opt_state = optimizer.update(params, opt_state, params, **extra)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    return jax.lax.scan(step, (state.params, state.opt_state), length=num_steps)[0]
+
+
+class BreakEven(NamedTuple):
+    """After how many solves meta-training has paid back; inf: never."""
+
+    steps: float  # counted in inner steps
+    seconds: float  # counted in seconds on this machine
+
+
+def against_tuning(meta: MetaTraining, ours: StepCost, theirs: StepCost, *, horizon: int, num_trials: int) -> BreakEven:
+    """Against someone who tunes the baseline's rate on each new problem: `num_trials` runs, the best of which is the answer.
+
+    The learned optimizer needs one run. Both run `horizon` steps.
+    """
+    saved_seconds = horizon * (num_trials * theirs.ms_step - ours.ms_step) / 1e3
+    return BreakEven(_solves(meta.num_steps, (num_trials - 1) * horizon), _solves(meta.seconds, saved_seconds))
+
+
+def against_tuned(
+    meta: MetaTraining, ours: StepCost, theirs: StepCost, *, our_steps: int, their_steps: int
+) -> BreakEven:
+    """Against the best baseline, tuned once and for all, which needs `their_steps` for what takes us `our_steps`."""
+    saved_seconds = (their_steps * theirs.ms_step - our_steps * ours.ms_step) / 1e3
+    return BreakEven(_solves(meta.num_steps, their_steps - our_steps), _solves(meta.seconds, saved_seconds))
+
+
+def _solves(invested, saved):
+    return invested / saved if saved > 0 else float("inf")

@@ -1,0 +1,250 @@
+"""What a comparison shows, as plain numbers: tables, ratios, aggregates, speed-up, break-even. Reports only draw these.
+
+Lower losses are better everywhere. The loss of a run at a step is the mean of the panel's `window` last losses there. A run
+that diverged keeps its inf or NaN: it is counted, it makes a mean infinite, and it is never dropped.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from l2o import costs, statistics
+from l2o._checkpoint import write_whole
+from l2o.comparison import Comparison, Record
+from l2o.statistics import Estimate, bootstrap_interval, ratio_interval
+from l2o.tuning import SCHEDULES
+
+
+def loss_at(record: Record, step: int, window: int = 1) -> Float[np.ndarray, " num_tasks"]:
+    """Each task's loss at `step`: the mean over the `window` steps that end there."""
+    return record.curves.losses[:, step - window + 1 : step + 1].mean(axis=1)
+
+
+def best_baseline(records: Mapping[str, Record], step: int, window: int = 1, names: Sequence[str] | None = None) -> str:
+    """Name of the baseline with the smallest mean loss at `step`; one that diverged on any task is last.
+
+    **Raises:** `ValueError` if there is none among `names` (default: all but learned ones).
+    """
+    names = [n for n, r in records.items() if not r.learned and (names is None or n in names)]
+    if not names:
+        raise ValueError("There is no baseline among the results to compare with.")
+    means = [_mean(loss_at(records[n], step, window)) for n in names]
+    return names[int(np.argmin(np.where(np.isfinite(means), means, np.inf)))]
+
+
+def ratio_to_best(
+    records: Mapping[str, Record],
+    name: str,
+    step: int,
+    window: int = 1,
+    names: Sequence[str] | None = None,
+) -> tuple[str, float, float, float]:
+    """(best baseline, ratio of mean losses at `step`, and its 95 % interval over the same tasks)."""
+    best = best_baseline(records, step, window, names)
+    return best, *ratio_interval(loss_at(records[name], step, window), loss_at(records[best], step, window))
+
+
+def rows(records: Mapping[str, Record], steps: Sequence[int], window: int = 1) -> list[dict[str, Any]]:
+    """One row per optimizer and step of one panel: mean, median and interquartile mean with 95 % intervals.
+
+    Also the setting that was tuned, whether its rate is at the edge of those tried, how many runs diverged, and the metrics
+    after the last step.
+    """
+    table = []
+    for name, record in records.items():
+        for step in steps:
+            values = loss_at(record, step, window)
+            finite = bool(np.isfinite(values).all())
+            row: dict[str, Any] = {"optimizer": name, "learned": record.learned, **_setting(record), "step": step}
+            for statistic, function in _STATISTICS.items():
+                with np.errstate(all="ignore"):
+                    row[statistic] = float(function(np.where(np.isnan(values), np.inf, values), axis=0))
+                row[f"{statistic}_interval"] = bootstrap_interval(values, function) if finite else None
+            row |= {"num_tasks": len(values), "num_diverged": int((~np.isfinite(values)).sum())}
+            row |= {f"final_{k}": float(v.mean()) for k, v in record.curves.metrics.items()}
+            table.append(row)
+    return table
+
+
+_STATISTICS = {"mean": np.mean, "median": np.median, "iqm": statistics.interquartile_mean}
+
+
+def _setting(record):
+    tuned = record.tuned
+    if tuned is None:
+        return {"rate": None, "schedule": None, "weight_decay": None, "rate_at_edge": False, "all_diverged": False}
+    decay = tuned.value.weight_decay
+    return {
+        "rate": tuned.rate,
+        "schedule": SCHEDULES[tuned.value.schedule],
+        "weight_decay": None if np.isnan(decay) else decay,
+        "rate_at_edge": tuned.at_edge,
+        "all_diverged": not np.isfinite(tuned.losses).any(),
+    }
+
+
+class Overall(NamedTuple):
+    """One optimizer over all panels that it ran on."""
+
+    ratio: Estimate  # interquartile mean over all runs of loss / mean loss of the panel's best baseline, geometric
+    improvement: Estimate | None  # probability that a run beats one of the best baseline's; None of itself
+    num_panels: int
+    num_won: int  # panels on which its ratio to the best baseline is below 1, interval included
+    num_lost: int  # ... above 1
+    num_diverged: int  # runs
+    num_runs: int
+
+
+def scores(comparison: Comparison) -> dict[str, dict[str, Float[np.ndarray, " num_tasks"]]]:
+    """By optimizer and panel, each run's loss at the horizon relative to the mean of the panel's best baseline.
+
+    Losses below single precision's epsilon times the mean loss at the start are rounding, and count as that. Panels without
+    a baseline are left out. NaN (diverged) is inf: worse than any.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for panel, setting in comparison.panels.items():
+        records = comparison.records[panel]
+        if all(record.learned for record in records.values()):
+            continue
+        best = best_baseline(records, setting.horizon, setting.window)
+        floor = np.finfo(np.float32).eps * abs(_mean(records[best].curves.losses[:, 0]))
+        reference = max(_mean(loss_at(records[best], setting.horizon, setting.window)), floor)
+        for name, record in records.items():
+            with np.errstate(all="ignore"):
+                relative = np.maximum(loss_at(record, setting.horizon, setting.window), floor) / reference
+            table.setdefault(name, {})[panel] = np.where(np.isnan(relative), np.inf, relative)
+    return table
+
+
+def overall(comparison: Comparison) -> dict[str, Overall]:
+    """Every optimizer over all panels, with stratified 95 % intervals."""
+    relative = scores(comparison)
+    best = {
+        p: relative[best_baseline(comparison.records[p], s.horizon, s.window)][p]
+        for p, s in comparison.panels.items()
+        if any(p in panels for panels in relative.values())
+    }
+    table = {}
+    for name, panels in relative.items():
+        with np.errstate(divide="ignore"):
+            logs = {p: np.log(v) for p, v in panels.items()}
+        won = lost = 0
+        others = {}
+        for p, values in panels.items():
+            if values is best[p]:
+                continue
+            others[p] = values
+            _, low, high = ratio_interval(values, best[p])
+            won += high < 1
+            lost += low > 1 or not np.isfinite(values).all()
+        with np.errstate(all="ignore"):
+            ratio = Estimate(*map(float, np.exp(statistics.aggregate(logs))))
+        table[name] = Overall(
+            ratio,
+            statistics.probability_of_improvement(others, best) if others else None,
+            len(panels),
+            won,
+            lost,
+            int(sum((~np.isfinite(v)).sum() for v in panels.values())),
+            int(sum(len(v) for v in panels.values())),
+        )
+    return table
+
+
+class PayBack(NamedTuple):
+    """A learned optimizer beside the best tuned baseline of one panel, in steps, seconds and solves."""
+
+    best: str
+    ratio: float  # of mean losses at the horizon, and its interval
+    low: float
+    high: float
+    steps: int | None  # that the baseline needs for the learned optimizer's loss at the horizon; None: not in `run_to`
+    speed_up: float  # `steps` / horizon; where it never gets there, `run_to` / horizon, a lower bound
+    against_tuning: costs.BreakEven | None  # None where costs or meta-training are not known
+    against_tuned: costs.BreakEven | None
+
+
+def pay_back(comparison: Comparison, panel: str, name: str) -> PayBack:
+    """Speed-up and break-even of the learned optimizer `name` on `panel`.
+
+    The speed-up is in steps of the mean curves. The break-even against tuning supposes that a rate is tuned for each new
+    problem with as many trials as here, one run each. Where the baseline never reaches the loss within `run_to`, it is taken
+    to need `run_to` steps, which makes the break-even against it an upper bound.
+
+    **Raises:** `ValueError` if the panel has no baseline.
+    """
+    setting, records = comparison.panels[panel], comparison.records[panel]
+    best, ratio, low, high = ratio_to_best(records, name, setting.horizon, setting.window)
+    curve = _mean_curve(records[best], setting.window)
+    reached = statistics.steps_to_reach(curve, _mean(loss_at(records[name], setting.horizon, setting.window)))
+    steps = None if reached is None else reached + setting.window - 1
+    meta, measured = comparison.meta_training.get(name), comparison.costs.get(panel, {})
+    tuning = tuned = None
+    if meta and name in measured and best in measured:
+        ours, theirs = measured[name], measured[best]
+        trials = records[best].tuned
+        tuning = costs.against_tuning(
+            meta, ours, theirs, horizon=setting.horizon, num_trials=len(trials.losses) if trials else 1
+        )
+        tuned = costs.against_tuned(
+            meta,
+            ours,
+            theirs,
+            our_steps=setting.horizon,
+            their_steps=setting.run_to if steps is None else steps,
+        )
+    speed_up = (setting.run_to if steps is None else steps) / setting.horizon
+    return PayBack(best, ratio, low, high, steps, speed_up, tuning, tuned)
+
+
+def table(comparison: Comparison) -> list[dict[str, Any]]:
+    """The tidy table: one row per panel, optimizer and step (the horizon, and `run_to`), with costs."""
+    rows_ = []
+    for panel, setting in comparison.panels.items():
+        records = comparison.records[panel]
+        for row in rows(records, sorted({setting.horizon, setting.run_to}), setting.window):
+            cost = comparison.costs.get(panel, {}).get(row["optimizer"])
+            rows_.append({"panel": panel, **row, **(cost._asdict() if cost else {})})
+    return rows_
+
+
+def write_table(comparison: Comparison, folder: Path) -> None:
+    """Writes `table` as table.csv (intervals as _low and _high) and table.json."""
+    rows_ = table(comparison)
+    write_whole(folder / "table.json", json.dumps(rows_, indent=1).encode())
+    flat = [_flat(row) for row in rows_]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_whole(folder / "table.csv", text.getvalue().encode())
+
+
+def _flat(row):
+    flat = {}
+    for name, value in row.items():
+        if name.endswith("_interval"):
+            low, high = value or (None, None)
+            flat |= {name.replace("_interval", "_low"): low, name.replace("_interval", "_high"): high}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _mean(values):
+    with np.errstate(all="ignore"):
+        return float(np.mean(values))
+
+
+def _mean_curve(record, window):
+    """Mean over tasks of losses averaged over `window` steps; entry 0 is of the first whole window."""
+    with np.errstate(all="ignore"):
+        mean = record.curves.losses.mean(axis=0)
+        return np.convolve(np.where(np.isfinite(mean), mean, np.inf), np.ones(window) / window, "valid")
