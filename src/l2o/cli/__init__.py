@@ -1,4 +1,4 @@
-"""The command line: `l2o train | compare | tasks | optimizers | pretrained | quickstart`.
+"""The command line: `l2o train | compare | report | tasks | optimizers | pretrained | quickstart`.
 
 This module imports neither JAX nor anything that does, so that `l2o --help` answers at once; the commands do when they run.
 """
@@ -95,6 +95,22 @@ def compare(
 
     arguments = {k: v for k, v in locals().items() if k != "_compare"}
     _reporting_errors(_compare.run, **arguments)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a comparison (`l2o compare --folder`), complete or not.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: the comparison's own.")
+    ] = None,
+):
+    """Write the report of a comparison: one HTML page that opens offline, a summary, figures, tables.
+
+    Writes report.html, summary.txt, figures/ (SVG and PNG), table.csv, table.json and events/ (TensorBoard).
+    """
+    from l2o.cli import _report
+
+    _reporting_errors(_report.run, folder=folder, output=output)
 
 
 @app.command()

@@ -1,0 +1,113 @@
+"""Figures for papers and slides, by matplotlib."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from l2o.comparison import Comparison, Record
+from l2o.report import curves
+from l2o.report.styles import Style, all_optimizers, styles
+
+_HORIZON = {"color": "0.45", "linestyle": (0, (4, 3)), "linewidth": 0.9}
+_DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+
+
+def figure(
+    panels: Mapping[str, Mapping[str, Record]],
+    path: str | Path,
+    *,
+    window: int | Mapping[str, int] = 1,
+    optimizers: Mapping[str, Sequence[str]] | None = None,
+    horizon: Mapping[str, int] | None = None,
+    drawn_as: Mapping[str, Style] | None = None,
+) -> Path:
+    """Loss curves with 95 % bands, a panel per task, written to `path` (its ending chooses the format).
+
+    **Arguments:** `window`: smooth by the mean over this many steps (per panel, if a mapping). `optimizers`: those to draw,
+    by panel; default all. `horizon`: of each panel, marked by a vertical line where it is not the last step. `drawn_as`: styles
+    by optimizer, so that figures of one comparison agree.
+    """
+    plt = _pyplot()
+    names = {title: (optimizers or {}).get(title) or list(results) for title, results in panels.items()}
+    if drawn_as is None:
+        drawn_as = styles({n: panels[title][n].learned for title in panels for n in names[title]})
+    fig, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False, layout="constrained")
+    for axis, (title, results) in zip(axes[0], panels.items(), strict=True):
+        width = window[title] if isinstance(window, Mapping) else window
+        shown = {}
+        for name in sorted(names[title], key=list(drawn_as).index):
+            shown[name] = curves.curve(results[name], width)
+            rate = f" ({results[name].tuned.rate:.2g})" if results[name].tuned else ""
+            _draw(axis, shown[name], drawn_as[name], name + rate)
+        axis.set(title=title, xlabel="step", ylabel="loss" if width == 1 else f"loss, mean over {width} steps")
+        if limits := curves.loss_range(shown.values(), curves.start(results[n] for n in shown)):
+            axis.set(yscale="log", ylim=limits)
+        if (line := (horizon or {}).get(title)) and line < max(c.x[-1] for c in shown.values()):
+            axis.axvline(line, **_HORIZON)
+            axis.annotate("horizon", (line, 0.01), xycoords=("data", "axes fraction"), fontsize=7, color="0.35")
+        axis.grid(alpha=0.25, which="both", linewidth=0.5)
+        axis.legend(fontsize=7.5, title="optimizer (tuned rate)", title_fontsize=7.5)
+    return _save(fig, path)
+
+
+def profile_figure(comparison: Comparison, path: str | Path) -> Path:
+    """The performance profile over all panels (Dolan & Moré 2002), with its 95 % bands.
+
+    **Raises:** `ValueError` if no panel has a baseline.
+    """
+    found, drawn_as = curves.profile(comparison), styles(all_optimizers(comparison))
+    if not found:
+        raise ValueError("A performance profile is relative to the best baseline, and there is no baseline.")
+    fig, axis = _pyplot().subplots(figsize=(5.2, 3.8), layout="constrained")
+    for name in (n for n in drawn_as if n in found):
+        _draw(axis, found[name], drawn_as[name], name)
+    axis.set(xscale="log", ylim=(-0.02, 1.02), xlabel="loss / mean loss of the best baseline", ylabel="share of runs")
+    axis.axvline(1, **_HORIZON)
+    axis.grid(alpha=0.25, which="both", linewidth=0.5)
+    axis.legend(fontsize=7.5)
+    return _save(fig, path)
+
+
+def image_figure(records: Mapping[str, Record], path: str | Path) -> Path:
+    """The images that the runs ended with: a row per optimizer, a column per task."""
+    rows = {name: r.images for name, r in records.items() if r.images is not None}
+    num = max(len(images) for images in rows.values())
+    fig, axes = _pyplot().subplots(
+        len(rows), num, figsize=(1.3 * num, 1.4 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis in line:
+            axis.set(xticks=[], yticks=[], frame_on=False)
+        for axis, image in zip(line, images, strict=False):
+            axis.imshow(np.clip(image, 0, 1))
+        line[0].set_title(name, fontsize=8, loc="left")
+    return _save(fig, path)
+
+
+def _draw(axis, curve, style, label):
+    line = {"linewidth": 2.2, "zorder": 3} if style.learned else {"linewidth": 1.1}
+    with np.errstate(all="ignore"):
+        mean = np.where(np.isfinite(curve.mean), curve.mean, np.nan)
+    axis.plot(curve.x, mean, label=label, color=style.colour, linestyle=_DASHES[style.dash], **line)
+    axis.fill_between(curve.x, curve.low, curve.high, color=style.colour, alpha=0.2, linewidth=0)
+    last = np.flatnonzero(np.isfinite(mean))[-1:]
+    if len(last) and last[0] < len(mean) - 1:  # a run diverged here
+        axis.plot(curve.x[last], mean[last], "x", color=style.colour, markersize=6, zorder=4)
+
+
+def _save(fig, path):
+    import matplotlib.pyplot as plt
+
+    fig.savefig(path, dpi=160)
+    plt.close(fig)
+    return Path(path)
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

@@ -1,0 +1,82 @@
+"""Everything that a comparison's folder says, written beside it: page, summary, tables, figures, events."""
+
+import datetime
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from l2o import comparison, summary
+from l2o._checkpoint import check_writable, write_whole
+from l2o.comparison import Comparison
+from l2o.report.events import write_events
+from l2o.report.figures import figure, image_figure, profile_figure
+from l2o.report.html import page
+from l2o.report.styles import all_optimizers, styles
+from l2o.report.text import summarised
+
+
+class Written(NamedTuple):
+    """What `write` wrote, and where."""
+
+    text: str  # the summary
+    page: Path  # report.html
+    summary: Path  # summary.txt
+    tables: tuple[Path, Path]  # table.csv, table.json
+    figures: tuple[Path, ...]  # each as SVG and PNG
+    events: Path  # a folder for TensorBoard
+
+
+def write(folder: str | Path, output: str | Path | None = None) -> Written:
+    """Writes the report of the comparison in `folder`, complete or not, to the folder `output` (default: the same).
+
+    **Raises:** `FileNotFoundError` if `folder` holds no comparison, `OSError` if `output` cannot be written to.
+    """
+    folder = Path(folder)
+    output = Path(output) if output is not None else folder
+    found = comparison.load(folder)
+    config = folder / "config.json"
+    about = json.loads(config.read_text()) if config.is_file() else None, _recorded(folder)
+    check_writable(output / "figures")
+    text = summarised(found, *about)
+    write_whole(output / "summary.txt", text.encode())
+    write_whole(output / "report.html", page(found, *about).encode())
+    summary.write_table(found, output)
+    return Written(
+        text,
+        output / "report.html",
+        output / "summary.txt",
+        (output / "table.csv", output / "table.json"),
+        tuple(_write_figures(found, output / "figures")),
+        write_events(found, output / "events"),
+    )
+
+
+def _recorded(folder):
+    """When the last cell was written."""
+    newest = max(path.stat().st_mtime for path in (folder / "comparison.json", *folder.glob("cells/*/*.npz")))
+    return datetime.datetime.fromtimestamp(newest).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+
+
+def _write_figures(found: Comparison, folder: Path):
+    drawn_as = styles(all_optimizers(found))
+    for (panel, records), name in zip(found.records.items(), _file_names(found.records), strict=True):
+        it = found.panels[panel]
+        for ending in ("svg", "png") if records else ():
+            path = folder / f"{name}.{ending}"
+            options = {"window": it.window, "horizon": {panel: it.horizon}, "drawn_as": drawn_as}
+            yield figure({panel: records}, path, **options)
+        if any(record.images is not None for record in records.values()):
+            yield image_figure(records, folder / f"{name}-images.png")
+    if summary.scores(found):
+        for ending in ("svg", "png"):
+            yield profile_figure(found, folder / f"performance-profile.{ending}")
+
+
+def _file_names(panels):
+    """Readable, and different: "mnist-784-20-10", and with a number where two panels would share one."""
+    taken = {"performance-profile"}
+    for panel in panels:
+        plain = "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in panel.lower()).split()) or "panel"
+        name = next(n for i in range(1, len(panels) + 3) if (n := plain if i == 1 else f"{plain}-{i}") not in taken)
+        taken |= {name, f"{name}-images"}
+        yield name

@@ -1,0 +1,224 @@
+"use strict";
+// The page's behaviour: tables that sort, panels that open, plots that are drawn when they are first seen.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
+// Tables. A cell's data-value is the number it is sorted by; empty (not finite) comes last in both directions.
+function sortBy(header) {
+  const table = header.closest("table");
+  const column = [...header.parentNode.children].indexOf(header);
+  const ascending = header.getAttribute("aria-sort") !== "ascending";
+  for (const other of header.parentNode.children) other.setAttribute("aria-sort", "none");
+  header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+  const key = (row) => {
+    const cell = row.children[column];
+    if (!("value" in cell.dataset)) return cell.textContent;
+    return cell.dataset.value === "" ? null : Number(cell.dataset.value);
+  };
+  const compare = (a, b) => {
+    const [x, y] = [key(a), key(b)];
+    if (x === null || y === null) return (x === null) - (y === null);
+    const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+    return ascending ? order : -order;
+  };
+  const body = table.tBodies[0];
+  body.append(...[...body.rows].sort(compare));
+}
+for (const button of document.querySelectorAll("thead button")) {
+  button.addEventListener("click", () => sortBy(button.closest("th")));
+}
+
+// Plots. Colours are the same for an optimizer everywhere; black is drawn light on a dark page.
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const colour = (name) => {
+  const found = DATA.styles[name].colour;
+  return found === "#000000" ? css("--ink") : found;
+};
+const translucent = (hex) => hex + "2e";
+const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+function axis(title, type, range, revision) {
+  return {
+    title: { text: title, standoff: 8 }, type, range, gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false,
+    exponentformat: "power", automargin: true, uirevision: revision + type, tickfont: { size: 11 }, nticks: 8,
+  };
+}
+
+function layout(div, names, x, y) {
+  const rows = Math.ceil(names / Math.max(1, Math.floor((div.clientWidth - 70) / 150)));
+  return {
+    xaxis: x, yaxis: y, height: 370 + 20 * rows, margin: { l: 56, r: 10, t: 12, b: 44 }, uirevision: "kept", hovermode: "closest",
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), family: "system-ui, sans-serif" },
+    legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 12 }, traceorder: "normal" },
+    dragmode: window.matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
+  };
+}
+
+function vertical(at, text) {
+  return {
+    type: "line", x0: at, x1: at, y0: 0, y1: 1, yref: "paper", line: { color: css("--faint"), width: 1, dash: "dash" },
+    label: { text, textposition: "end", textangle: 0, xanchor: "right", yanchor: "top", font: { size: 11, color: css("--faint") } },
+  };
+}
+
+// A mean and its band, as two traces of one legend entry. The band is a polygon for each stretch where it is finite.
+function meanAndBand(name, x, curve, keep, floor, hover) {
+  const { dash, learned } = DATA.styles[name];
+  const shown = x.map((_, i) => i).filter((i) => keep(x[i]));
+  const px = [], py = [];
+  let stretch = [];
+  const close = () => {
+    if (stretch.length > 1) {
+      const back = [...stretch].reverse();
+      px.push(...stretch.map((i) => x[i]), ...back.map((i) => x[i]), null);
+      py.push(...stretch.map((i) => curve.high[i]), ...back.map((i) => Math.max(curve.low[i], floor)), null);
+    }
+    stretch = [];
+  };
+  for (const i of shown) {
+    if (curve.low[i] === null || curve.high[i] === null) close();
+    else stretch.push(i);
+  }
+  close();
+  const group = { legendgroup: name, name: escaped(name) };
+  const line = {
+    ...group, x: shown.map((i) => x[i]), y: shown.map((i) => (curve.mean[i] > floor ? curve.mean[i] : null)), mode: "lines",
+    line: { color: colour(name), width: learned ? 3.2 : 1.5, dash }, hovertemplate: hover,
+  };
+  const finite = shown.filter((i) => curve.mean[i] !== null);
+  const last = finite[finite.length - 1];
+  const traces = [line];
+  if (px.length) {
+    traces.unshift({
+      ...group, x: px, y: py, mode: "lines", fill: "toself", fillcolor: translucent(colour(name)), line: { width: 0 },
+      hoverinfo: "skip", showlegend: false,
+    });
+  }
+  if (last !== undefined && last !== shown[shown.length - 1]) {
+    traces.push({
+      ...group, x: [x[last]], y: [curve.mean[last]], mode: "markers", showlegend: false, cliponaxis: false,
+      marker: { symbol: "x", size: 9, color: colour(name) }, hovertemplate: "a run diverges after step %{x}<extra>%{fullData.name}</extra>",
+    });
+  }
+  return traces;
+}
+
+const draw = {
+  curves(div, panel, { logLoss, logSteps }) {
+    const floor = logLoss ? 10 ** (panel.log[0] - 3) : -Infinity;
+    const keep = (step) => !logSteps || step > 0;
+    const hover = "step %{x}: %{y:.4g}<extra>%{fullData.name}</extra>";
+    const traces = panel.curves.flatMap((c) => meanAndBand(c.name, panel.steps, c, keep, floor, hover));
+    const y = axis(panel.loss, logLoss ? "log" : "linear", logLoss ? panel.log : panel.linear, "y");
+    const ends = [panel.steps[0], panel.steps[panel.steps.length - 1]];
+    const x = axis("step", logSteps ? "log" : "linear", logSteps ? ends.map((s) => Math.log10(Math.max(s, 1))) : ends, "x");
+    const shapes = panel.horizon < ends[1] ? [vertical(panel.horizon, "horizon ")] : [];
+    return [traces, { ...layout(div, panel.curves.length, x, y), shapes }];
+  },
+  profile(div, profile) {
+    const hover = "%{y:.0%} of runs within %{x:.3g} ×<extra>%{fullData.name}</extra>";
+    const traces = profile.curves.flatMap((c) => meanAndBand(c.name, profile.x, c, () => true, -Infinity, hover));
+    const x = axis("loss / mean loss of the best baseline", "log", profile.range, "x");
+    const y = { ...axis("share of runs", "linear", [-0.02, 1.02], "y"), tickformat: ".0%" };
+    return [traces, { ...layout(div, profile.curves.length, x, y), shapes: [vertical(1, "best baseline ")] }];
+  },
+  tuning(div, panel) {
+    const symbols = ["circle", "square", "diamond"];
+    const traces = [];
+    for (const { name, schedule, rate, loss, hover, chosen } of panel.tuning.trials) {
+      const group = { legendgroup: name, name: escaped(name), mode: "markers", hovertemplate: "%{customdata}<extra>%{fullData.name}</extra>" };
+      const at = rate.map((_, i) => i);
+      const order = at.slice().sort((a, b) => rate[a] - rate[b]);
+      const above = (i) => loss[i] === null || loss[i] > panel.tuning.top;
+      const height = (i) => (above(i) ? panel.tuning.top : loss[i]);
+      const { dash } = DATA.styles[name];
+      traces.push({
+        ...group, x: order.map((i) => rate[i]), y: order.map(height), customdata: order.map((i) => hover[i]),
+        mode: panel.tuning.lines ? "lines+markers" : "markers", cliponaxis: false, line: { color: colour(name), width: 1.5, dash },
+        marker: { color: colour(name), size: 7, symbol: order.map((i) => (above(i) ? "triangle-up-open" : symbols[schedule[i]])) },
+      });
+      if (chosen !== null) {
+        traces.push({
+          ...group, x: [rate[chosen]], y: [height(chosen)], customdata: ["chosen: " + hover[chosen]], showlegend: false, cliponaxis: false,
+          marker: { color: colour(name), size: 15, symbol: "circle-open", line: { width: 2.5 } },
+        });
+      }
+    }
+    const { log, range } = panel.tuning;
+    const names = panel.tuning.trials.length;
+    const x = axis("learning rate", "log", panel.tuning.rates, "x");
+    return [traces, layout(div, names, x, axis("mean final loss, tuning tasks", log ? "log" : "linear", range, "y"))];
+  },
+};
+
+// plotly.js lies in the page compressed; it is unpacked once, by the first plot.
+let plotly = null;
+function unpacked() {
+  plotly ??= (async () => {
+    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+    return window.Plotly;
+  })();
+  return plotly;
+}
+
+async function render(div) {
+  let Plotly;
+  try {
+    Plotly = await unpacked();
+  } catch {
+    div.classList.add("failed");
+    div.textContent = "This browser is too old for interactive plots; the folder figures/ beside this page holds them as images.";
+    return;
+  }
+  const pressed = (name) => div.parentNode.querySelector(`[data-axis="${name}"]`)?.getAttribute("aria-pressed") === "true";
+  const kind = div.dataset.plot;
+  const source = kind === "profile" ? DATA.profile : DATA.panels[Number(div.dataset.panel)];
+  const [traces, shape] = draw[kind](div, source, { logLoss: pressed("loss"), logSteps: pressed("steps") });
+  const filename = `${kind}-${div.dataset.slug ?? "all"}`;
+  await Plotly.react(div, traces, shape, {
+    responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg", filename }, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  });
+  div.dataset.drawn = "true";
+}
+
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) {
+      seen.unobserve(target);
+      render(target);
+    }
+  }
+}, { rootMargin: "400px" });
+const plots = [...document.querySelectorAll(".plot")];
+plots.forEach((div) => seen.observe(div)); // one in a closed panel is seen when the panel opens
+const redraw = () => plots.filter((div) => div.dataset.drawn).forEach(render);
+dark.addEventListener("change", redraw);
+
+for (const button of document.querySelectorAll(".controls [data-axis]")) {
+  button.addEventListener("click", () => {
+    button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") !== "true");
+    render(button.closest(".figure").querySelector(".plot"));
+  });
+}
+
+// Panels: a link to one opens it.
+function openLinked() {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  if (target.matches("details")) target.open = true;
+  target.scrollIntoView();
+}
+window.addEventListener("hashchange", openLinked);
+openLinked();
+const panels = [...document.querySelectorAll("details.panel")];
+const all = document.getElementById("open-all");
+all?.addEventListener("click", () => {
+  const open = !panels.every((panel) => panel.open);
+  panels.forEach((panel) => (panel.open = open));
+});
+window.addEventListener("beforeprint", () => panels.forEach((panel) => (panel.open = true)));

@@ -1,0 +1,47 @@
+"""The table that commands print."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: str = ""):
+    """A rich table of `statistic` ("mean" or "median") with its 95 % interval, a column per step, best in bold.
+
+    A rate marked * is at the edge of the grid it was tuned on: the best may lie outside.
+    """
+    from rich import box
+    from rich.table import Table
+
+    steps = sorted({row["step"] for row in rows})
+    names = list(dict.fromkeys(row["optimizer"] for row in rows))
+    cells = {(row["optimizer"], row["step"]): row for row in rows}
+    best = {step: _best(rows, step, statistic) for step in steps}
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    if any(row["rate_at_edge"] for row in rows):
+        grid.caption = "* at the edge of the grid: the best rate may lie outside"
+    grid.add_column("optimizer", overflow="fold", min_width=12)
+    for step in steps:
+        grid.add_column(f"step {step}", justify="right", no_wrap=True)
+    for name in names:
+        first = cells[name, steps[0]]
+        mark = "*" if first["rate_at_edge"] else ""
+        rate = "" if first["rate"] is None else f"\n[dim]rate {first['rate']:.3g}{mark}[/dim]"
+        grid.add_row(name + rate, *(_cell(cells[name, step], statistic, best[step] == name) for step in steps))
+    return grid
+
+
+def _best(rows, step, statistic):
+    finite = [row for row in rows if row["step"] == step and np.isfinite(row[statistic])]
+    return min(finite, key=lambda row: row[statistic])["optimizer"] if finite else None
+
+
+def _cell(row, statistic, is_best):
+    """The value, and below it the interval, or how many runs diverged."""
+    text = f"[bold]{row[statistic]:.3g}[/bold]" if is_best else f"{row[statistic]:.3g}"
+    if row["num_diverged"]:
+        return f"{text}\n[dim]{row['num_diverged']} diverged[/dim]"
+    low, high = row[f"{statistic}_interval"]
+    digits = ".2g" if low > 1e-6 else ".0e"
+    return f"{text}\n[dim]{low:{digits}}–{high:{digits}}[/dim]"
