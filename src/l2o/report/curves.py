@@ -27,10 +27,9 @@ def smoothed(record: Record, window: int = 1) -> Float[np.ndarray, "num_tasks nu
 
 def curve(record: Record, window: int = 1, steps: Int[np.ndarray, " num"] | None = None) -> Curve:
     """Mean over tasks of the smoothed loss, at `steps` (default: all)."""
-    losses = smoothed(record, window)
-    if steps is None:
-        steps = np.arange(losses.shape[1]) + window - 1
-    losses = losses[:, steps - (window - 1)]
+    losses, first = smoothed(record, window), window - 1
+    steps = np.arange(first, first + losses.shape[1]) if steps is None else steps
+    losses = losses[:, steps - first]
     with np.errstate(all="ignore"):
         return Curve(steps, losses.mean(axis=0), *statistics.mean_band(losses))
 

@@ -38,14 +38,15 @@ def figure(
         shown = {}
         for name in sorted(names[title], key=list(drawn_as).index):
             shown[name] = curves.curve(results[name], width)
-            rate = f" ({results[name].tuned.rate:.2g})" if results[name].tuned else ""
+            tuned = results[name].tuned
+            rate = f" ({tuned.rate:.2g})" if tuned else ""
             _draw(axis, shown[name], drawn_as[name], name + rate)
         axis.set(title=title, xlabel="step", ylabel="loss" if width == 1 else f"loss, mean over {width} steps")
         if limits := curves.loss_range(shown.values(), curves.start(results[n] for n in shown)):
             axis.set(yscale="log", ylim=limits)
         if (line := (horizon or {}).get(title)) and line < max(c.x[-1] for c in shown.values()):
             axis.axvline(line, **_HORIZON)
-            axis.annotate("horizon", (line, 0.01), xycoords=("data", "axes fraction"), fontsize=7, color="0.35")
+            axis.annotate(" horizon", (line, 0.01), xycoords=("data", "axes fraction"), fontsize=7, color="0.35")
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
         axis.legend(fontsize=7.5, title="optimizer (tuned rate)", title_fontsize=7.5)
     return _save(fig, path)
@@ -90,7 +91,9 @@ def _draw(axis, curve, style, label):
     with np.errstate(all="ignore"):
         mean = np.where(np.isfinite(curve.mean), curve.mean, np.nan)
     axis.plot(curve.x, mean, label=label, color=style.colour, linestyle=_DASHES[style.dash], **line)
-    axis.fill_between(curve.x, curve.low, curve.high, color=style.colour, alpha=0.2, linewidth=0)
+    axis.fill_between(
+        curve.x, curve.low, curve.high, color=style.colour, alpha=0.2 if style.learned else 0.12, linewidth=0
+    )
     last = np.flatnonzero(np.isfinite(mean))[-1:]
     if len(last) and last[0] < len(mean) - 1:  # a run diverged here
         axis.plot(curve.x[last], mean[last], "x", color=style.colour, markersize=6, zorder=4)

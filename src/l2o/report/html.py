@@ -116,7 +116,8 @@ class _Page:
                 ]
             )
         found.append(table(columns, rows, "Each run relative to the best baseline of its panel"))
-        found.append(self._glance())
+        if glance := self._glance():
+            found.append(glance)
         found.append(element("h3", "Performance profile"))
         found.append(_plot("profile"))
         found.append(
@@ -137,7 +138,7 @@ class _Page:
         lines = text.panel_lines(self.comparison)
         rows = []
         for panel, (best, ratios) in lines.items():
-            link = element("a", panel, href=f"#{self.ids[panel]}")
+            link = element("a", panel, href=f"#{self.ids[panel]}", class_="name")
             cells = [_ratio(self.verdicts[n][panel]) if n in ratios else Cell("–", np.nan) for n in learned]
             rows.append([Cell(link), *cells, Cell(best, kind="text")])
         columns = ["panel", *learned, "best baseline at the horizon"]
@@ -182,6 +183,7 @@ class _Page:
         buttons = [
             _toggle("loss", "logarithmic loss", pressed=drawn["log"] is not None, disabled=drawn["log"] is None),
             _toggle("steps", "logarithmic steps", pressed=False),
+            _toggle("bands", "bands", pressed=True),
         ]
         note = "Mean over tasks with its 95 % band. A cross marks where a run diverged. A click on a name hides it."
         return joined(
@@ -210,7 +212,7 @@ class _Page:
             verdict = self.verdicts.get(name, {}).get(panel)
             line = [
                 self._name(name),
-                _ratio(verdict) if verdict else Cell("1" if self.verdicts.get(name) is not None else "–", 1.0),
+                _ratio(verdict) if verdict else Cell("–", np.nan) if record.learned else Cell("best baseline", 1.0),
             ]
             mine = [row for row in rows if row["optimizer"] == name]
             for row in mine:
@@ -257,7 +259,7 @@ class _Page:
         columns = [
             "optimizer",
             ("ms/step", "loss, gradient and update; one task alone on one device"),
-            ("of it optimizer", "ms of the update alone; a line search's evaluations are part of it"),
+            ("optimizer alone", "ms of the update; a line search's evaluations are part of it"),
             ("state", "of the optimizer, beside the params"),
             ("bytes/param", "the state's"),
         ]
@@ -285,9 +287,9 @@ class _Page:
             "learned",
             "best baseline",
             ("ratio", "of mean losses at the horizon"),
-            ("its steps", f"that the baseline needs for the learned optimizer's loss at step {it.horizon:,}"),
-            ("steps saved", "times as many steps as the learned optimizer takes; above 1 is faster"),
-            ("time saved", "times as long; above 1 is faster"),
+            ("its steps", f"those that the baseline needs for the learned optimizer's loss at step {it.horizon:,}"),
+            ("speed-up, steps", "times as many steps as the learned optimizer takes; above 1 is faster"),
+            ("speed-up, time", "times as long; above 1 is faster"),
             (
                 "vs tuning, steps",
                 "solves until meta-training has paid back against tuning the baseline for every problem, in steps",
@@ -339,7 +341,7 @@ class _Page:
         )
 
     def _name(self, name):
-        return Cell(joined([self._swatch(name), name]))
+        return Cell(element("span", self._swatch(name), name, class_="name"))
 
     def _swatch(self, name):
         style = self.styles[name]
@@ -366,8 +368,8 @@ _METHOD = (
     "Losses below single precision's rounding of the loss at the start count as that. A run that ends in inf or NaN is never "
     "dropped: it makes a mean infinite, loses against any finite one, and is counted.",
     "Times are medians over rounds in which all optimizers take turns, one task alone on one device. Break-even: how many "
-    "problems must be solved before what meta-training took is saved again; against tuning, a baseline gets as many runs per problem as "
-    "trials here; against tuned, one run of as many steps as it needs for the same loss.",
+    "problems must be solved before what meta-training took is saved again; against tuning, a baseline gets as many runs per "
+    "problem as trials here; against tuned, one run of as many steps as it needs for the same loss.",
 )
 
 
@@ -388,8 +390,8 @@ def _ratio(verdict: Verdict) -> Cell:
 
 
 def _plot(kind: str, panel: int | None = None, controls: Markup | None = None) -> Markup:
-    index = None if panel is None else str(panel)
-    plot = element("div", class_="plot", data_plot=kind, data_panel=index, data_slug=index and f"panel-{panel + 1}")
+    attributes = {} if panel is None else {"data_panel": str(panel), "data_slug": f"panel-{panel + 1}"}
+    plot = element("div", class_="plot", data_plot=kind, **attributes)
     return element("div", controls, plot, class_="figure")
 
 

@@ -40,22 +40,26 @@ class Cell(NamedTuple):
 def table(columns: Sequence[str | tuple[str, str]], rows: Sequence[Sequence[Cell | str]], caption: str) -> Markup:
     """A table that sorts by a click on a header, in a box of its own that scrolls sideways.
 
-    A column is its header, or its header and an explanation. The first column names the row.
+    A column is its header, or its header and an explanation. The first column names the row; a string is a cell of text.
     """
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
     headers = []
-    for column in columns:
+    for i, column in enumerate(columns):
         label, title = (column, None) if isinstance(column, str) else column
         button = element("button", label, type="button", title=title)
-        headers.append(element("th", button, scope="col", aria_sort="none"))
-    body = [element("tr", *(_cell(cell, first=i == 0) for i, cell in enumerate(row))) for row in rows]
-    content = (element("caption", caption), element("thead", element("tr", *headers)), element("tbody", *body))
-    # A box that scrolls must be reachable by the keyboard.
-    return element("div", element("table", *content), class_="scroll", tabindex="0", role="region", aria_label=caption)
+        is_text = any(row[i].value is None for row in cells)
+        headers.append(element("th", button, scope="col", aria_sort="none", class_="text" if is_text else None))
+    body = [element("tr", *(_cell(cell, first=i == 0) for i, cell in enumerate(row))) for row in cells]
+    content = element("table", element("thead", element("tr", *headers)), element("tbody", *body), aria_label=caption)
+    # A box that scrolls must be reachable by the keyboard. The caption stays outside: it would scroll away.
+    box = element("div", content, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    return joined([element("p", caption, class_="caption"), box])
 
 
 def _cell(cell, *, first):
-    cell = cell if isinstance(cell, Cell) else Cell(cell)
     attributes = {"class_": cell.kind}
-    if cell.value is not None:
+    if cell.value is None:
+        attributes["class_"] = cell.kind or "text"
+    else:
         attributes |= {"data_value": repr(float(cell.value)) if np.isfinite(cell.value) else ""}  # "": last
     return element("th", cell.text, scope="row", **attributes) if first else element("td", cell.text, **attributes)

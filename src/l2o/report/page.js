@@ -3,6 +3,7 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const fingers = window.matchMedia("(pointer: coarse)");
 
 // Tables. A cell's data-value is the number it is sorted by; empty (not finite) comes last in both directions.
 function sortBy(header) {
@@ -35,34 +36,37 @@ const colour = (name) => {
   const found = DATA.styles[name].colour;
   return found === "#000000" ? css("--ink") : found;
 };
-const translucent = (hex) => hex + "2e";
+const translucent = (name) => colour(name) + (DATA.styles[name].learned ? "38" : "22");
+const rank = (name) => 1 + Object.keys(DATA.styles).indexOf(name);
 const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 function axis(title, type, range, revision) {
+  // Labels at the powers of ten only, unless there are too few of them to read an axis by.
+  const ticks = type === "log" && range[1] - range[0] < 2.5 ? { dtick: "D2" } : { minorloglabels: "none", nticks: 8 };
   return {
-    title: { text: title, standoff: 8 }, type, range, gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false,
-    exponentformat: "power", automargin: true, uirevision: revision + type, tickfont: { size: 11 }, nticks: 8,
+    ...ticks, title: { text: title, standoff: 8 }, type, range, gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false,
+    exponentformat: "power", automargin: true, uirevision: revision + type, tickfont: { size: 11 },
   };
 }
 
 function layout(div, names, x, y) {
   const rows = Math.ceil(names / Math.max(1, Math.floor((div.clientWidth - 70) / 150)));
   return {
-    xaxis: x, yaxis: y, height: 370 + 20 * rows, margin: { l: 56, r: 10, t: 12, b: 44 }, uirevision: "kept", hovermode: "closest",
+    xaxis: x, yaxis: y, height: 390 + 20 * rows, margin: { l: 56, r: 10, t: 30, b: 44 }, uirevision: "kept", hovermode: "closest",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), family: "system-ui, sans-serif" },
     legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 12 }, traceorder: "normal" },
-    dragmode: window.matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
+    dragmode: fingers.matches ? false : "zoom", // a finger scrolls the page
   };
 }
 
-function vertical(at, text) {
+function vertical(at, text = "", label = {}) {
   return {
     type: "line", x0: at, x1: at, y0: 0, y1: 1, yref: "paper", line: { color: css("--faint"), width: 1, dash: "dash" },
-    label: { text, textposition: "end", textangle: 0, xanchor: "right", yanchor: "top", font: { size: 11, color: css("--faint") } },
+    label: { text, textangle: 0, font: { size: 11, color: css("--faint") }, ...label },
   };
 }
 
-// A mean and its band, as two traces of one legend entry. The band is a polygon for each stretch where it is finite.
+// A mean and its band, as two traces of one legend entry (and of one uid each, so that a hidden one stays hidden). The band is a polygon for each stretch where it is finite.
 function meanAndBand(name, x, curve, keep, floor, hover) {
   const { dash, learned } = DATA.styles[name];
   const shown = x.map((_, i) => i).filter((i) => keep(x[i]));
@@ -81,9 +85,9 @@ function meanAndBand(name, x, curve, keep, floor, hover) {
     else stretch.push(i);
   }
   close();
-  const group = { legendgroup: name, name: escaped(name) };
+  const group = { legendgroup: name, legendrank: rank(name), name: escaped(name) };
   const line = {
-    ...group, x: shown.map((i) => x[i]), y: shown.map((i) => (curve.mean[i] > floor ? curve.mean[i] : null)), mode: "lines",
+    ...group, uid: `${name} mean`, x: shown.map((i) => x[i]), y: shown.map((i) => (curve.mean[i] > floor ? curve.mean[i] : null)), mode: "lines",
     line: { color: colour(name), width: learned ? 3.2 : 1.5, dash }, hovertemplate: hover,
   };
   const finite = shown.filter((i) => curve.mean[i] !== null);
@@ -91,43 +95,49 @@ function meanAndBand(name, x, curve, keep, floor, hover) {
   const traces = [line];
   if (px.length) {
     traces.unshift({
-      ...group, x: px, y: py, mode: "lines", fill: "toself", fillcolor: translucent(colour(name)), line: { width: 0 },
+      ...group, uid: `${name} band`, x: px, y: py, mode: "lines", fill: "toself", fillcolor: translucent(name), line: { width: 0 },
       hoverinfo: "skip", showlegend: false,
     });
   }
   if (last !== undefined && last !== shown[shown.length - 1]) {
     traces.push({
-      ...group, x: [x[last]], y: [curve.mean[last]], mode: "markers", showlegend: false, cliponaxis: false,
+      ...group, uid: `${name} end`, x: [x[last]], y: [curve.mean[last]], mode: "markers", showlegend: false, cliponaxis: false,
       marker: { symbol: "x", size: 9, color: colour(name) }, hovertemplate: "a run diverges after step %{x}<extra>%{fullData.name}</extra>",
     });
   }
   return traces;
 }
 
+// Bands, if shown, lie below all lines, and learned optimizers' lines above all others.
+function layered(traces, bands) {
+  const height = (trace) => ("fill" in trace ? 0 : DATA.styles[trace.legendgroup].learned ? 2 : 1);
+  return traces.filter((trace) => bands || height(trace) > 0).sort((a, b) => height(a) - height(b));
+}
+
 const draw = {
-  curves(div, panel, { logLoss, logSteps }) {
+  curves(div, panel, { logLoss, logSteps, bands }) {
     const floor = logLoss ? 10 ** (panel.log[0] - 3) : -Infinity;
     const keep = (step) => !logSteps || step > 0;
     const hover = "step %{x}: %{y:.4g}<extra>%{fullData.name}</extra>";
-    const traces = panel.curves.flatMap((c) => meanAndBand(c.name, panel.steps, c, keep, floor, hover));
+    const traces = layered(panel.curves.flatMap((c) => meanAndBand(c.name, panel.steps, c, keep, floor, hover)), bands);
     const y = axis(panel.loss, logLoss ? "log" : "linear", logLoss ? panel.log : panel.linear, "y");
     const ends = [panel.steps[0], panel.steps[panel.steps.length - 1]];
     const x = axis("step", logSteps ? "log" : "linear", logSteps ? ends.map((s) => Math.log10(Math.max(s, 1))) : ends, "x");
-    const shapes = panel.horizon < ends[1] ? [vertical(panel.horizon, "horizon ")] : [];
+    const shapes = panel.horizon < ends[1] ? [vertical(panel.horizon, "horizon", { textposition: "end", xanchor: "right", yanchor: "top" })] : [];
     return [traces, { ...layout(div, panel.curves.length, x, y), shapes }];
   },
   profile(div, profile) {
     const hover = "%{y:.0%} of runs within %{x:.3g} ×<extra>%{fullData.name}</extra>";
-    const traces = profile.curves.flatMap((c) => meanAndBand(c.name, profile.x, c, () => true, -Infinity, hover));
+    const traces = layered(profile.curves.flatMap((c) => meanAndBand(c.name, profile.x, c, () => true, -Infinity, hover)), true);
     const x = axis("loss / mean loss of the best baseline", "log", profile.range, "x");
     const y = { ...axis("share of runs", "linear", [-0.02, 1.02], "y"), tickformat: ".0%" };
-    return [traces, { ...layout(div, profile.curves.length, x, y), shapes: [vertical(1, "best baseline ")] }];
+    return [traces, { ...layout(div, profile.curves.length, x, y), shapes: [vertical(1)] }];
   },
   tuning(div, panel) {
     const symbols = ["circle", "square", "diamond"];
     const traces = [];
     for (const { name, schedule, rate, loss, hover, chosen } of panel.tuning.trials) {
-      const group = { legendgroup: name, name: escaped(name), mode: "markers", hovertemplate: "%{customdata}<extra>%{fullData.name}</extra>" };
+      const group = { legendgroup: name, legendrank: rank(name), name: escaped(name), mode: "markers", hovertemplate: "%{customdata}<extra>%{fullData.name}</extra>" };
       const at = rate.map((_, i) => i);
       const order = at.slice().sort((a, b) => rate[a] - rate[b]);
       const above = (i) => loss[i] === null || loss[i] > panel.tuning.top;
@@ -178,10 +188,11 @@ async function render(div) {
   const pressed = (name) => div.parentNode.querySelector(`[data-axis="${name}"]`)?.getAttribute("aria-pressed") === "true";
   const kind = div.dataset.plot;
   const source = kind === "profile" ? DATA.profile : DATA.panels[Number(div.dataset.panel)];
-  const [traces, shape] = draw[kind](div, source, { logLoss: pressed("loss"), logSteps: pressed("steps") });
+  const [traces, shape] = draw[kind](div, source, { logLoss: pressed("loss"), logSteps: pressed("steps"), bands: pressed("bands") });
   const filename = `${kind}-${div.dataset.slug ?? "all"}`;
   await Plotly.react(div, traces, shape, {
-    responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg", filename }, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    responsive: true, displaylogo: false, toImageButtonOptions: { format: "svg", filename },
+    displayModeBar: fingers.matches ? false : "hover", modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   });
   div.dataset.drawn = "true";
 }

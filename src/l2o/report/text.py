@@ -93,9 +93,7 @@ def _overall(row):
         return []
     text = f"Over all panels its loss is {estimate(*row.ratio)} times the best baseline's (interquartile mean of runs)"
     if row.improvement:
-        text += (
-            f"; a run of it is better than one of the best baseline's with probability {estimate(*row.improvement, 2)}"
-        )
+        text += f"; a run of it is better than one of the best baseline's with probability {estimate(*row.improvement, digits=2)}"
     return [text + "."]
 
 
