@@ -37,7 +37,6 @@ const colour = (name) => {
   return found === "#000000" ? css("--ink") : found;
 };
 const translucent = (name) => colour(name) + (DATA.styles[name].learned ? "38" : "22");
-const rank = (name) => 1 + Object.keys(DATA.styles).indexOf(name);
 const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 function axis(title, type, range, revision) {
@@ -85,7 +84,7 @@ function meanAndBand(name, x, curve, keep, floor, hover) {
     else stretch.push(i);
   }
   close();
-  const group = { legendgroup: name, legendrank: rank(name), name: escaped(name) };
+  const group = { legendgroup: name, legendrank: DATA.styles[name].rank, name: escaped(name) };
   const line = {
     ...group, uid: `${name} mean`, x: shown.map((i) => x[i]), y: shown.map((i) => (curve.mean[i] > floor ? curve.mean[i] : null)), mode: "lines",
     line: { color: colour(name), width: learned ? 3.2 : 1.5, dash }, hovertemplate: hover,
@@ -137,7 +136,7 @@ const draw = {
     const symbols = ["circle", "square", "diamond"];
     const traces = [];
     for (const { name, schedule, rate, loss, hover, chosen } of panel.tuning.trials) {
-      const group = { legendgroup: name, legendrank: rank(name), name: escaped(name), mode: "markers", hovertemplate: "%{customdata}<extra>%{fullData.name}</extra>" };
+      const group = { legendgroup: name, legendrank: DATA.styles[name].rank, name: escaped(name), mode: "markers", hovertemplate: "%{customdata}<extra>%{fullData.name}</extra>" };
       const at = rate.map((_, i) => i);
       const order = at.slice().sort((a, b) => rate[a] - rate[b]);
       const above = (i) => loss[i] === null || loss[i] > panel.tuning.top;

@@ -15,7 +15,7 @@ def page_data(comparison: Comparison) -> dict[str, Any]:
     """Styles by optimizer, the performance profile, and of every panel (in order) its curves and trials."""
     drawn_as = styles(all_optimizers(comparison))
     return {
-        "styles": {name: style._asdict() for name, style in drawn_as.items()},
+        "styles": {name: {**style._asdict(), "rank": i} for i, (name, style) in enumerate(drawn_as.items())},
         "profile": _profile(comparison, drawn_as),
         "panels": [_panel(comparison, panel, drawn_as) for panel in comparison.panels],
     }
