@@ -12,7 +12,6 @@ devices, and cells are recorded as they finish:
 A comparison that was stopped goes on from these, and computes nothing twice.
 """
 
-import functools
 import hashlib
 import io
 import json
@@ -275,9 +274,7 @@ def _run(panel: Panel, contenders: dict[str, _Contender], family, trials, search
         )
 
 
-# Half the compile time of the default level, at the same speed: XLA vectorises by itself.
-@functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 1})
-def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
+def _cell_program(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
     runs = None
     if makes is not None:
 
@@ -289,6 +286,10 @@ def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
         optimizer = make(jax.tree.map(lambda x: x[jnp.argmin(tuning.scores(runs))], grid))
     options = {"horizon": panel.run_to, "batch_size": panel.batch_size, "images": True}
     return runs, *run_tasks(optimizer, family, test_keys, **options)
+
+
+# Half the compile time of the default level, at the same speed: XLA vectorises by itself.
+_cell: Any = eqx.filter_jit(_cell_program, **{"compiler_options": {"xla_backend_optimization_level": 1}})  # type: ignore
 
 
 def _gone():

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -44,7 +44,7 @@ class Search:
     """
 
     num_trials: int = 11
-    kind: Literal["grid", "random"] = "grid"
+    kind: str = "grid"
     rates: tuple[float, float] = (1e-4, 10.0)
     schedules: tuple[str, ...] = ("constant",)
     weight_decays: tuple[float, float] | None = None
