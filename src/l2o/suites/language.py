@@ -10,7 +10,7 @@ _TEXT = "on the first volume of Austen's Persuasion; sizes are ours"
 
 def panels(quick: bool = False) -> dict[str, Panel]:
     """Three panels."""
-    horizon = 50 if quick else 500
+    horizon = 100 if quick else 500
     length, batch_size = (8, 8) if quick else (32, 32)
     hidden = 16 if quick else 64
     width, num_layers, num_heads = (16, 1, 2) if quick else (64, 2, 4)

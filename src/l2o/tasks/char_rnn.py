@@ -20,6 +20,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from l2o._task import AbstractTask, TaskFamily
 from l2o.tasks import _characters
@@ -39,19 +40,20 @@ class CharRNN(AbstractTask):
     hidden: int = eqx.field(static=True)
 
     def init(self, key):
-        def uniform(key, *shape):
-            return jax.random.uniform(key, shape, minval=-1, maxval=1) / math.sqrt(self.hidden)
-
-        w_key, u_key, out_key = jax.random.split(key, 3)
+        bound = 1 / math.sqrt(self.hidden)
         gates = NUM_GATES[self.cell] * self.hidden
         vocabulary_size = self.text.vocabulary_size
-        return {
-            "W": uniform(w_key, vocabulary_size, gates),
-            "U": uniform(u_key, self.hidden, gates),
+        bounds = {
+            "W": jnp.full((vocabulary_size, gates), bound),
+            "U": jnp.full((self.hidden, gates), bound),
             "b": jnp.zeros(gates),
-            "W_out": uniform(out_key, self.hidden, vocabulary_size),
+            "W_out": jnp.full((self.hidden, vocabulary_size), bound),
             "b_out": jnp.zeros(vocabulary_size),
         }
+        flat, unravel = ravel_pytree(bounds)
+        return unravel(
+            flat * jax.random.uniform(key, flat.shape, minval=-1, maxval=1)
+        )  # one draw: each takes long to compile
 
     def loss(self, params, key, *, split="train"):
         return self._loss(params, self.text.batch(key, split))

@@ -7,8 +7,8 @@ h \leftarrow h + \mathrm{MLP}(\mathrm{LN}(h)) \end{cases},\qquad \text{logits} =
 
 attention causal and with several heads (Vaswani et al. 2017, section 3.2), the MLP two layers with GELU between and 4 times
 the width. Layer norm before the parts, initial values and tied embeddings as in GPT-2 (Radford et al. 2019, section 2.3):
-weights start from N(0, 0.02²), those that write into the stream $h$ scaled by $1/\sqrt{2L}$, biases from 0, gains from 1.
-Cross-entropy in nats per character on random windows of the text.
+weights start from N(0, 0.02²), those that write into the stream $h$ scaled by $1/\sqrt{2L}$, biases from 0, gains from 1 (stored
+as what they are more than 1). Cross-entropy in nats per character on random windows of the text.
 """
 
 import math
@@ -16,6 +16,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from l2o._task import AbstractTask, TaskFamily
 from l2o.tasks import _characters
@@ -35,13 +36,8 @@ class Transformer(AbstractTask):
     init_std: float = eqx.field(static=True)
 
     def init(self, key):
-        embedding_key, position_key, *layer_keys = jax.random.split(key, 2 + self.num_layers)
-        return {
-            "embedding": self._normal(embedding_key, self.text.vocabulary_size, self.width),
-            "position": self._normal(position_key, self.text.length, self.width),
-            "layers": [self._init_layer(key) for key in layer_keys],
-            "norm": self._init_norm(),
-        }
+        stds, unravel = ravel_pytree(self._stds())
+        return unravel(stds * jax.random.normal(key, stds.shape))  # one draw: each takes long to compile
 
     def loss(self, params, key, *, split="train"):
         return self._loss(params, self.text.batch(key, split))
@@ -50,23 +46,33 @@ class Transformer(AbstractTask):
         """`loss` in nats and `bits_per_character`, on the whole test text or as much of the training text."""
         return _characters.scores(self._loss(params, self.text.all_windows(split)))
 
-    def _init_layer(self, key):
-        qkv_key, out_key, up_key, down_key = jax.random.split(key, 4)
-        width, into_stream = self.width, 1 / math.sqrt(2 * self.num_layers)
+    def _stds(self):
+        """The standard deviation of every parameter at the start; that also says which there are."""
+        width, std = self.width, self.init_std
+        into_stream = std / math.sqrt(2 * self.num_layers)
+
+        def norm():
+            return {"gain": jnp.zeros(width), "b": jnp.zeros(width)}  # the gain is 1 + this
+
+        def linear(fan_in, fan_out, std):
+            return {"w": jnp.full((fan_in, fan_out), std), "b": jnp.zeros(fan_out)}
+
+        def layer():
+            return {
+                "attention_norm": norm(),
+                "qkv": linear(width, 3 * width, std),
+                "out": linear(width, width, into_stream),
+                "mlp_norm": norm(),
+                "up": linear(width, 4 * width, std),
+                "down": linear(4 * width, width, into_stream),
+            }
+
         return {
-            "attention_norm": self._init_norm(),
-            "qkv": {"w": self._normal(qkv_key, width, 3 * width), "b": jnp.zeros(3 * width)},
-            "out": {"w": into_stream * self._normal(out_key, width, width), "b": jnp.zeros(width)},
-            "mlp_norm": self._init_norm(),
-            "up": {"w": self._normal(up_key, width, 4 * width), "b": jnp.zeros(4 * width)},
-            "down": {"w": into_stream * self._normal(down_key, 4 * width, width), "b": jnp.zeros(width)},
+            "embedding": jnp.full((self.text.vocabulary_size, width), std),
+            "position": jnp.full((self.text.length, width), std),
+            "layers": [layer() for _ in range(self.num_layers)],
+            "norm": norm(),
         }
-
-    def _init_norm(self):
-        return {"gain": jnp.ones(self.width), "b": jnp.zeros(self.width)}
-
-    def _normal(self, key, *shape):
-        return self.init_std * jax.random.normal(key, shape)
 
     def _loss(self, params, windows):
         logits = jax.vmap(lambda ids: self.logits(params, ids))(windows[:, :-1])
@@ -97,7 +103,7 @@ def _linear(layer, x):
 def _layer_norm(layer, x):
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
-    return centred * scale * layer["gain"][None] + layer["b"][None]
+    return centred * scale * (1 + layer["gain"])[None] + layer["b"][None]
 
 
 def family(
