@@ -8,7 +8,7 @@ from l2o.tasks import lasso, logistic, quadratic, sparse_recovery
 _CONDITIONED = "Ours: ||W θ - y||², y ~ N(0, I), eigenvalues of W'W evenly spaced in the logarithm and randomly rotated"
 _UCI = "L2-regularised logistic regression on UCI's {}, standardised, from N(0, 0.1²)"
 _PRIMER = "LASSO is a benchmark of Chen et al. 2021 (Learning to Optimize: A Primer and a Benchmark); sizes and λ = 0.1 are ours"
-_RECOVERY = "Signals as in Chen et al. 2018, section 4, and Borgerding et al. 2017, at 40 dB; LASSO with λ = 0.05"
+_RECOVERY = "Signals as in Chen et al. 2018, section 4, and Borgerding et al. 2017, at 40 dB; LASSO with λ = 0.02"
 
 
 def panels(quick: bool = False) -> dict[str, Panel]:

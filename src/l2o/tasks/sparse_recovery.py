@@ -64,7 +64,7 @@ def family(
     dim: int = 50,
     density: float = 0.1,
     snr_db: float = 40.0,
-    l1: float = 0.05,
+    l1: float = 0.02,
     matrix_seed: int = 0,
 ) -> _Family:
     r"""Draws signals and noise; $A$ is the same for all tasks.
