@@ -30,7 +30,7 @@ class Lasso(AbstractTask):
         return objective(params, self.A, self.b, self.l1)
 
     def metrics(self, params, key, *, split="test"):
-        r"""`relative_gap`: $(f(x) - f^*) / f^*$, as Chen et al. 2021 report it, with $f^*$ by `fista`."""
+        r"""`relative_gap`: $(f(x) - f^*) / f^*$, comparable between tasks, with $f^*$ by `fista`."""
         lowest = objective(fista(self.A, self.b, self.l1), self.A, self.b, self.l1)
         return {"relative_gap": self.loss(params, key) / lowest - 1}
 

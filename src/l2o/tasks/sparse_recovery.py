@@ -3,7 +3,7 @@ r"""Sparse recovery: find a sparse $x^*$ from few noisy measurements $b = Ax^* +
 $$f(x) = \tfrac12 \lVert Ax - b \rVert^2 + \lambda \lVert x \rVert_1, \qquad
 \mathrm{NMSE} = 10 \log_{10} \frac{\lVert x - x^* \rVert^2}{\lVert x^* \rVert^2}\ \mathrm{dB}.$$
 
-The signals and measurements of Borgerding, Schniter and Rangan 2017, section VI, and Chen et al. 2018, section 4 ("Theoretical
+The signals and measurements of Borgerding, Schniter and Rangan 2017 and Chen et al. 2018, section 4 ("Theoretical
 linear convergence of unfolded ISTA"), who have $A$ of 250 x 500: i.i.d. Gaussian columns scaled to length 1, one $A$ for all
 signals; each entry of $x^*$ is N(0, 1) with probability 0.1, else 0.
 """
