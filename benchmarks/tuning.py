@@ -3,9 +3,8 @@
     python benchmarks/tuning.py [--rates 15] [--seeds 10] [--repeats 3]
 
 The MNIST perceptron 784-20-10 of the shipped sample, minibatches of 128, 100 steps, Adam. The program of `l2o.tune` runs all
-rates
-of a seed at once, and shares the seeds out to the cores; a single run is the same loop for one rate and one seed, compiled
-once and called for each. All are compiled first, and timed in turn: median over repeats. Compiling is reported beside it.
+rates of a seed at once, and shares the seeds out to the cores; a single run is the same loop for one rate and one seed,
+compiled once and called for each. All are compiled first, and timed in turn: median over repeats.
 """
 
 import argparse
