@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 import l2o
-from l2o import _plugins, comparison, report
+from l2o import _plugins, comparison, costs, report, statistics, summary
 from l2o.imitation import Imitation
 
 PAGE = Path(__file__).parent / "api.md"
@@ -15,25 +15,42 @@ def page() -> str:
     lines = ["# Public names", "", "`help(l2o.NAME)` gives the whole text. Written by docs/make_api.py.", ""]
     lines += ["| name | what |", "|---|---|"]
     for name in sorted(l2o.__all__):
-        lines.append(f"| `l2o.{name}` | {summary(f'l2o.{name}', getattr(l2o, name))} |")
-    for kind, member in (("tasks", "family"), ("architectures", "build"), ("estimators", "build")):
+        lines.append(f"| `l2o.{name}` | {first_line(f'l2o.{name}', getattr(l2o, name))} |")
+    kinds = {"tasks": "family", "architectures": "build", "estimators": "build", "suites": "panels"}
+    for kind, member in kinds.items():
         for name in _plugins.names(kind):
             found = getattr(_plugins.get(kind, name), member)
-            lines.append(f"| `l2o.{kind}.{name}.{member}` | {summary(f'{kind}.{name}', found)} |")
+            lines.append(f"| `l2o.{kind}.{name}.{member}` | {first_line(f'{kind}.{name}', found)} |")
     for found in (
         comparison.compare,
-        comparison.rows,
-        comparison.ratio_to_best,
+        comparison.load,
+        comparison.Comparison,
+        comparison.Record,
+        summary.rows,
+        summary.table,
+        summary.write_table,
+        summary.ratio_to_best,
+        summary.overall,
+        summary.pay_back,
+        statistics.mean_band,
+        statistics.interquartile_mean,
+        statistics.stratified,
+        statistics.aggregate,
+        statistics.probability_of_improvement,
+        statistics.performance_profile,
+        costs.measure,
+        costs.against_tuning,
+        costs.against_tuned,
         report.table,
         report.figure,
         Imitation,
     ):
         name = f"{found.__module__}.{found.__name__}"
-        lines.append(f"| `{name}` | {summary(name, found)} |")
+        lines.append(f"| `{name}` | {first_line(name, found)} |")
     return "\n".join(lines) + "\n"
 
 
-def summary(name, thing) -> str:
+def first_line(name, thing) -> str:
     """First line of a docstring."""
     if not (inspect.isclass(thing) or inspect.isroutine(thing) or inspect.ismodule(thing)):
         return "A type alias."

@@ -8,7 +8,7 @@ import argparse
 import jax
 
 import l2o
-from l2o import comparison
+from l2o import comparison, summary
 from l2o.tasks import mlp, quadratic
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -40,17 +40,15 @@ for name, problem, family, horizon, window, num_tasks in CASES:
     if arguments.only not in (None, name):
         continue
     num_tasks = max(4, num_tasks // 10) if arguments.quick else num_tasks
-    results = comparison.compare(
-        family,
-        learned={name: l2o.load(name)},
-        baseline_names=l2o.baselines.PAPER_BASELINES,
-        horizon=horizon,
+    panel = l2o.Panel(lambda: family, horizon, horizon, problem, window, None if name == "lstm-quadratic" else 1)  # noqa: B023
+    records = comparison.compare(
+        {problem: panel},
+        (name, *l2o.baselines.PAPER_BASELINES),
         key=jax.random.key(7),
         num_tasks=num_tasks,
         tune_tasks=max(4, num_tasks // 4),
-        final_steps=window,
-        batch_size=None if name == "lstm-quadratic" else 1,
-    )
-    learned = comparison.loss_at(results[name], horizon, window).mean()
-    best, ratio, low, high = comparison.ratio_to_best(results, name, horizon, window)
+        measure_costs=False,
+    ).records[problem]
+    learned = summary.loss_at(records[name], horizon, window).mean()
+    best, ratio, low, high = summary.ratio_to_best(records, name, horizon, window)
     print(f"{name} on {problem}: {learned:.4g}, {ratio:.2f} [{low:.2f}, {high:.2f}] of {best}", flush=True)

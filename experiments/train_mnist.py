@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 import l2o
-from l2o import comparison, report
+from l2o import comparison, report, summary
 from l2o.architectures import lstm
 from l2o.estimators.bptt import BPTT
 from l2o.imitation import Imitation
@@ -112,25 +112,21 @@ def main():
             SHIPPED.write_bytes(trained.read_bytes())
 
     if "measure" in stages:
-        num_tasks = 4 if arguments.quick else 40
-        results = comparison.compare(
-            family,
-            learned={"lstm-mnist": l2o.load(trained)},
-            baseline_names=l2o.baselines.PAPER_BASELINES,
-            horizon=200,
+        name = "MNIST, 784-20-10"
+        source = "Andrychowicz et al. 2016, section 3.2"
+        records = comparison.compare(
+            {name: l2o.Panel(lambda: family, 100, 200, source, window=10, batch_size=5)},
+            {"lstm-mnist": l2o.load(trained), **{n: n for n in l2o.baselines.PAPER_BASELINES}},
             key=keys[3],
-            num_tasks=num_tasks,
-            tune_horizon=100,
+            num_tasks=4 if arguments.quick else 40,
             tune_tasks=4 if arguments.quick else 20,
-            rates=l2o.baselines.learning_rates(1e-3, 10, per_decade=2 if arguments.quick else 4),
-            final_steps=10,
-            batch_size=5,
-        )
-        for row in comparison.rows(results, [100, 200], window=10):
+            search=l2o.Search(9 if arguments.quick else 17, rates=(1e-3, 10.0)),
+        ).records
+        for row in summary.rows(records[name], [100, 200], window=10):
             print(row)
         for step in (100, 200):
-            print(f"at step {step}:", comparison.ratio_to_best(results, "lstm-mnist", step, window=10))
-        print(report.figure({"MNIST, 784-20-10": results}, arguments.folder / "curves.png", window=10))
+            print(f"at step {step}:", summary.ratio_to_best(records[name], "lstm-mnist", step, window=10))
+        print(report.figure(records, arguments.folder / "curves.png", window=10))
 
 
 def run(*positional, folder, **keywords):

@@ -12,7 +12,7 @@ import jax
 import optax
 
 import l2o
-from l2o import comparison
+from l2o import comparison, summary
 from l2o.architectures import lstm
 from l2o.estimators.bptt import BPTT
 from l2o.tasks import quadratic
@@ -65,26 +65,20 @@ def main():
     l2o.pretrained.save(path, result.optimizer, recipe=recipe)
     print(f"{result.seconds:.0f} s, {result.num_episodes:.0f} inner runs; weights in {path}")
 
-    for tune_horizon in (100, 200):
-        results = comparison.compare(
-            family,
-            learned={"lstm-quadratic": result.optimizer},
-            baseline_names=FIRST_ORDER,
-            horizon=200,
-            key=test_key,
-            num_tasks=2048,
-            tune_horizon=tune_horizon,
-            tune_tasks=256,
-            rates=l2o.baselines.learning_rates(1e-4, 10, per_decade=4),
-            final_steps=1,
-        )
-        for row in comparison.rows(results, [20, 50, 100, 200]):
-            print(tune_horizon, row)
+    source = "Andrychowicz et al. 2016, section 3.1"
+    results = comparison.compare(
+        {f"tuned for step {horizon}": l2o.Panel(quadratic.family, horizon, 200, source) for horizon in (100, 200)},
+        {"lstm-quadratic": result, **{name: name for name in FIRST_ORDER}},
+        key=test_key,
+        num_tasks=2048,
+        tune_tasks=256,
+        search=l2o.Search(21),
+    )
+    for panel, records in results.records.items():
+        for row in summary.rows(records, [20, 50, 100, 200]):
+            print(panel, row)
         for step in (100, 200):
-            print(
-                f"tuned for step {tune_horizon}, at step {step}:",
-                comparison.ratio_to_best(results, "lstm-quadratic", step),
-            )
+            print(f"{panel}, at step {step}:", summary.ratio_to_best(records, "lstm-quadratic", step))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tasks, architectures and estimators found by their module's name: a public module in their package is one."""
+"""Tasks, architectures, estimators and suites found by their module's name: a public module in their package is one."""
 
 import importlib
 import pkgutil
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def names(kind: str) -> list[str]:
-    """Names of the public modules of `l2o.<kind>`: "tasks", "architectures" or "estimators"."""
+    """Names of the public modules of `l2o.<kind>`: "tasks", "architectures", "estimators" or "suites"."""
     package = importlib.import_module(f"l2o.{kind}")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
@@ -21,7 +21,8 @@ def get(kind: str, name: str) -> ModuleType:
     """
     known = names(kind)
     if name not in known:
-        label = {"tasks": "Tasks", "architectures": "Optimizers", "estimators": "Estimators"}[kind]
+        labels = {"tasks": "Tasks", "architectures": "Optimizers", "estimators": "Estimators", "suites": "Suites"}
+        label = labels[kind]
         raise ValueError(
             f"No {label[:-1].lower()} named {name!r}. {label}: {', '.join(known)}; or pass module:attribute."
         )

@@ -45,7 +45,14 @@ BASELINES = {
     "adam": Baseline(optax.adam),
     "adamw": Baseline(optax.adamw, weight_decay=True),
     "lion": Baseline(optax.lion, weight_decay=True),
-    "muon": Baseline(optax.contrib.muon, weight_decay=True),
+    "muon": Baseline(
+        lambda rate, weight_decay=0.0: optax.contrib.muon(
+            rate,
+            weight_decay=weight_decay,
+            adam_weight_decay=weight_decay,  # matrices and the rest
+        ),
+        weight_decay=True,
+    ),
     "schedule_free_adam": Baseline(
         lambda rate, **options: ScheduleFree(optax.contrib.schedule_free_adamw(rate, **options)), weight_decay=True
     ),

@@ -12,7 +12,6 @@ devices, and cells are recorded as they finish:
 A comparison that was stopped goes on from these, and computes nothing twice.
 """
 
-import functools
 import hashlib
 import io
 import json
@@ -128,18 +127,17 @@ def compare(
 
     def run(program, device):
         p, names = program
-        for name, record in _run(
-            panels[p], {n: contenders[n] for n in names}, families[p], trials, search, *keys, device
-        ):
+        group = {n: contenders[n] for n in names}
+        missing = [n for n in names if (p, n) not in records]
+        for name, record in _run(panels[p], group, missing, families[p], trials, search, *keys, device):
             if store:
                 store.write(p, name, record)
             records[p, name] = record
             if on_done is not None:
                 on_done(p, name)
 
-    _work_off(
-        _programs([cell for cell in cells if cell not in records], contenders), run, devices or jax.local_devices()
-    )
+    programs = [(p, names) for p, names in _programs(cells, contenders) if any((p, n) not in records for n in names)]
+    _work_off(programs, run, devices or jax.local_devices())
     measured = {}
     for p, panel in panels.items() if measure_costs else ():
         names = [n for n in contenders if (p, n) in records]
@@ -252,12 +250,18 @@ def _work_off(programs, run, devices) -> None:
             stop.set()
 
 
-def _run(panel: Panel, contenders: dict[str, _Contender], family, trials, search, tune_keys, test_keys, device):
-    """Yields the records of the optimizers of one program, one after the other, on one device."""
+def _run(
+    panel: Panel, contenders: dict[str, _Contender], missing, family, trials, search, tune_keys, test_keys, device
+):
+    """Yields the records of those `missing` of the optimizers of one program, one after the other, on one device.
+
+    The program is that of all of them, so that one run later has the same bits as it would have had at first.
+    """
     tuned = next(iter(contenders.values())).is_tuned
     makes = tuple(search.make(c.baseline, panel.horizon) for c in contenders.values()) if tuned else None
     grid = tuning.on_device(trials) if tuned else None
-    for index, (name, contender) in enumerate(contenders.items()):
+    for name in missing:
+        contender, index = contenders[name], list(contenders).index(name)
         started = time.perf_counter()
         optimizer = None if tuned else contender.built(search, panel.horizon, None)
         arguments = _devices.put((jnp.asarray(index), grid, optimizer, family, tune_keys, test_keys), device)
@@ -275,9 +279,7 @@ def _run(panel: Panel, contenders: dict[str, _Contender], family, trials, search
         )
 
 
-# Half the compile time of the default level, at the same speed: XLA vectorises by itself.
-@functools.partial(eqx.filter_jit, compiler_options={"xla_backend_optimization_level": 1})
-def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
+def _cell_program(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
     runs = None
     if makes is not None:
 
@@ -285,10 +287,15 @@ def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
             rules = [make(trial) for make in makes]
             return rules[0] if len(rules) == 1 else tuning.one_of(index, rules)
 
-        runs = tuning.final_losses(make, grid, family, tune_keys, panel.horizon, panel.window, panel.batch_size)
+        options = {"horizon": panel.horizon, "final_steps": panel.window, "batch_size": panel.batch_size}
+        runs = tuning.final_losses(make, grid, family, tune_keys, **options)
         optimizer = make(jax.tree.map(lambda x: x[jnp.argmin(tuning.scores(runs))], grid))
     options = {"horizon": panel.run_to, "batch_size": panel.batch_size, "images": True}
     return runs, *run_tasks(optimizer, family, test_keys, **options)
+
+
+# Half the compile time of the default level, at the same speed: XLA vectorises by itself.
+_cell: Any = eqx.filter_jit(_cell_program, **{"compiler_options": {"xla_backend_optimization_level": 1}})  # type: ignore
 
 
 def _gone():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -54,7 +55,7 @@ def measure(
     Every optimizer gets `num_steps` whole steps, and as many updates alone, from the start of a task, on the first device; the
     times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three rounds at least).
     """
-    functions, sizes = {}, {}
+    sizes, arguments = {}, {}
     for name, optimizer in optimizers.items():
         task, state, batch_key = begin(family, optimizer, key)
         sizes[name] = [
@@ -62,14 +63,20 @@ def measure(
             sum(x.size for x in jax.tree.leaves(state.params)),
         ]
         for kind, function in (("whole", _steps), ("alone", _updates)):
-            arguments = (optimizer, task, state, batch_key, num_steps)
-            functions[name, kind] = eqx.filter_jit(function).lower(*arguments).compile(), arguments
+            arguments[name, kind] = function, (optimizer, task, state, batch_key, num_steps)
+
+    def compiled(item):
+        program: Any = eqx.filter_jit(item[0])
+        return program.lower(*item[1]).compile(), item[1]
+
+    with ThreadPoolExecutor(len(jax.local_devices())) as pool:  # compiling takes longer than all that is measured
+        functions = dict(zip(arguments, pool.map(compiled, arguments.values()), strict=True))
     times = {cell: [] for cell in functions}
     rounds, started = 0, time.perf_counter()
     while rounds < 4 or (rounds < 50 and time.perf_counter() - started < seconds * len(optimizers)):
-        for cell, (compiled, arguments) in functions.items():
+        for cell, (program, inputs) in functions.items():
             begun = time.perf_counter()
-            jax.block_until_ready(compiled(*arguments))
+            jax.block_until_ready(program(*inputs))
             times[cell].append(time.perf_counter() - begun)
         rounds += 1
     milliseconds = {cell: 1e3 * float(np.median(t[1:])) / num_steps for cell, t in times.items()}  # the first warms up

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Key, PRNGKeyArray
 
 from l2o import _devices
 from l2o._inner import begin, loss_key, unroll
@@ -86,7 +86,7 @@ def _evaluate(horizon, split, metrics_split, batch_size, optimizer, family, keys
 def run_tasks(
     optimizer: Optimizer,
     family: TaskFamily,
-    keys: PRNGKeyArray,
+    keys: Key[jax.Array, " num_tasks"],
     *,
     horizon: int,
     split: str = "train",

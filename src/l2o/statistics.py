@@ -6,7 +6,7 @@ measures the coverage. Across families, resampling is stratified: seeds are draw
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -46,7 +46,7 @@ def bootstrap_interval(
         low, high = mean_band(values[:, None], confidence=confidence, num_resamples=num_resamples, seed=seed)
         return float(low[0]), float(high[0])
     statistics = statistic(_resample(values, num_resamples, seed), axis=1)
-    low, high = np.quantile(statistics, _expanded(len(values), confidence))
+    low, high = np.quantile(statistics, _expanded([len(values)], confidence))
     return float(low), float(high)
 
 
@@ -110,7 +110,7 @@ def _log_ratio(pairs):
     return np.log(means[:, 0] / means[:, 1]), errors
 
 
-def interquartile_mean(values: Float[np.ndarray, "*shape"], axis: int | None = None) -> np.ndarray:
+def interquartile_mean(values: Float[np.ndarray, "*shape"], axis: int = 0) -> Any:
     """Mean of the middle half of the values: as robust as the median, less noisy (Agarwal et al. 2021)."""
     return scipy.stats.trim_mean(values, 0.25, axis=axis)
 
@@ -134,10 +134,10 @@ def stratified(
         drawn.append(
             [np.asarray(v, float)[generator.integers(0, len(v), (num_resamples, len(v)))] for v in families.values()]
         )
-    fewest = min(len(v) for s in scores for v in s.values())
-    if fewest < 2:
+    sizes = [len(v) for s in scores for v in s.values()]
+    if min(sizes) < 2:
         return Estimate(float(value[0]), float("nan"), float("nan"))
-    low, high = np.quantile(statistic(*drawn), _expanded(fewest, confidence), method="nearest")  # inf stays inf
+    low, high = np.quantile(statistic(*drawn), _expanded(sizes, confidence), method="nearest")  # inf stays inf
     return Estimate(float(value[0]), float(low), float(high))
 
 
@@ -187,8 +187,12 @@ def steps_to_reach(curve: Float[np.ndarray, " num_steps"], loss: float) -> int |
     return int(reached[0]) if len(reached) else None
 
 
-def _expanded(num, confidence):
-    tail = scipy.special.ndtr(np.sqrt(num / (num - 1)) * scipy.stats.t.ppf((1 - confidence) / 2, num - 1))
+def _expanded(sizes, confidence):
+    """Tails of the bootstrap's distribution: it is narrow by sqrt(1 - 1/n) in each sample, and knows no t quantiles."""
+    num = float(np.mean(sizes))
+    tail = scipy.special.ndtr(
+        np.sqrt(num / (num - 1)) * scipy.stats.t.ppf((1 - confidence) / 2, sum(sizes) - len(sizes))
+    )
     return [tail, 1 - tail]
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from l2o import baselines
+from l2o import _devices, baselines
 from l2o._inner import begin, unroll
 from l2o._task import TaskFamily
 
@@ -44,7 +44,7 @@ class Search:
     """
 
     num_trials: int = 11
-    kind: Literal["grid", "random"] = "grid"
+    kind: str = "grid"
     rates: tuple[float, float] = (1e-4, 10.0)
     schedules: tuple[str, ...] = ("constant",)
     weight_decays: tuple[float, float] | None = None
@@ -166,6 +166,7 @@ def tune(
     key: PRNGKeyArray,
     final_steps: int | None = None,
     batch_size: int | None = None,
+    devices: Sequence[_devices.Device] | None = None,
 ) -> Tuned:
     """The value of `grid` for which `make_optimizer(value)` has the smallest mean final loss.
 
@@ -173,16 +174,20 @@ def tune(
 
     **Arguments:** `grid`: values along the first axis, of an array or of every leaf of a pytree (`Search.trials`).
     `final_steps`: the final loss is the mean over this many last steps; default a tenth of the horizon
-    (minibatch losses are noisy). `batch_size`: tasks run at once, each with the whole grid; default all.
+    (minibatch losses are noisy). `batch_size`: tasks run at once on a device, each with the whole grid; default one.
+    `devices`: default all local ones.
 
     **Raises:** `ValueError` if every value of the grid diverges.
     """
     final_steps = final_steps or max(1, horizon // 10)
     grid = jax.tree.map(np.asarray, grid)
-    runs = eqx.filter_jit(final_losses)(
-        make_optimizer, on_device(grid), family, jax.random.split(key, num_tasks), horizon, final_steps, batch_size
-    )
-    tuned = chosen(grid, np.asarray(runs))
+    devices = _devices.share(num_tasks, devices)
+    shares = jax.random.split(key, num_tasks).reshape(len(devices), -1)
+    arguments = [_devices.put((on_device(grid), family, keys), d) for keys, d in zip(shares, devices, strict=True)]
+    options = {"horizon": horizon, "final_steps": final_steps, "batch_size": batch_size}
+    program = eqx.filter_jit(final_losses)
+    runs = _devices.run_on_each(lambda *a: program(make_optimizer, *a, **options), arguments)
+    tuned = chosen(grid, np.concatenate([np.asarray(r) for r in runs], axis=1))
     if not np.isfinite(tuned.losses).any():
         raise ValueError(
             f"Every run diverged at some task, for all of the grid {np.asarray(jax.tree.leaves(grid)[0]).tolist()}. "
@@ -195,11 +200,12 @@ def final_losses(
     make_optimizer: Callable[[Any], Any],
     grid: PyTree,
     family: TaskFamily,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " num_tasks"],
+    *,
     horizon: int,
     final_steps: int,
     batch_size: int | None = None,
-) -> Float[jax.Array, "num_values num_tasks"]:
+) -> Float[Array, "num_values num_tasks"]:
     """Every task's final loss under every value of the grid, to be compiled by the caller."""
 
     def one(value, key):

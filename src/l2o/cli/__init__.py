@@ -1,4 +1,4 @@
-"""The command line: `l2o train | compare | report | tasks | optimizers | pretrained | quickstart`.
+"""The command line: `l2o train | compare | report | tasks | suites | optimizers | pretrained | quickstart`.
 
 This module imports neither JAX nor anything that does, so that `l2o --help` answers at once; the commands do when they run.
 """
@@ -72,25 +72,49 @@ def train(
 
 @app.command()
 def compare(
-    task: TaskName,
-    optimizers: Annotated[
-        list[str], typer.Argument(help="Shipped or saved learned optimizers, and baselines (see `l2o optimizers`).")
+    task: Annotated[
+        str, typer.Argument(help="A task (see `l2o tasks`), your own as my_module:family, or a suite (`l2o suites`).")
     ],
+    optimizers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Shipped or saved learned optimizers, and baselines (see `l2o optimizers`). Default: all shipped, and "
+            "sgd nag rmsprop adam lion muon."
+        ),
+    ] = None,
     set_: Set = None,
-    tune: Annotated[bool, typer.Option(help="Tune the baselines' rates on a grid; else --rate.")] = True,
+    quick: Annotated[bool, typer.Option(help="A suite made small: minutes, and only data that ship.")] = False,
+    tune: Annotated[bool, typer.Option(help="Tune the baselines; else --rate.")] = True,
     rate: Annotated[float, typer.Option(help="Learning rate of the baselines with --no-tune.")] = 1e-3,
-    per_decade: Annotated[int, typer.Option(help="Rates per factor of ten in the grid from 1e-4 to 10.")] = 2,
-    horizon: Annotated[int | None, typer.Option(help="Inner steps. Default: the task's own.")] = None,
-    num_tasks: Annotated[int, typer.Option(help="Fresh tasks to report on.")] = 20,
-    tune_tasks: Annotated[int, typer.Option(help="Other tasks, to tune on.")] = 10,
+    trials: Annotated[int, typer.Option(help="Settings tried for each baseline: the same budget for all.")] = 11,
+    search: Annotated[str, typer.Option(help="grid (rates from 1e-4 to 10) or random.")] = "grid",
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(help="Schedules to search: constant, cosine, warmup_cosine; repeat it. Default: constant."),
+    ] = None,
+    weight_decay: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Smallest and largest weight decay, for --search random; default: optax's own."),
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option(help="Steps that rates are tuned for. Default: the task's own.")
+    ] = None,
+    run_to: Annotated[int | None, typer.Option(help="Steps that curves show. Default: twice the horizon.")] = None,
+    num_tasks: Annotated[
+        int | None, typer.Option(help="Fresh tasks (seeds) to report on. Default: 20, or 10 with --quick.")
+    ] = None,
+    tune_tasks: Annotated[
+        int | None, typer.Option(help="Other tasks, to tune on. Default: 10, or 3 with --quick.")
+    ] = None,
     window: Annotated[
         int | None, typer.Option(help="Average losses over this many steps. Default: a tenth of the horizon.")
     ] = None,
-    folder: Annotated[Path, typer.Option(help="Where table.json and curves.png go.")] = Path("runs/compare"),
+    folder: Annotated[Path, typer.Option(help="Where records, tables and curves.png go.")] = Path("runs/compare"),
+    resume: Annotated[bool, typer.Option(help="Go on with the comparison in --folder; nothing is run twice.")] = False,
     seed: Seed = 0,
     cores: Cores = None,
 ):
-    """Compare optimizers on the same fresh tasks, baselines tuned on others."""
+    """Compare optimizers on the same fresh tasks of a task or a whole suite, baselines tuned on others."""
     from l2o.cli import _compare
 
     arguments = {k: v for k, v in locals().items() if k != "_compare"}
@@ -131,6 +155,14 @@ def tasks():
     from l2o.cli import _listings
 
     _listings.tasks()
+
+
+@app.command()
+def suites():
+    """List the suites of task families and their panels."""
+    from l2o.cli import _listings
+
+    _listings.suites()
 
 
 @app.command()

@@ -1,13 +1,15 @@
 """What commands share: arguments, tasks and optimizers by name, progress bars."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from l2o import _plugins
 from l2o._checkpoint import check_writable, write_whole
@@ -69,6 +71,21 @@ def start_folder(folder: Path, config: dict[str, Any]) -> None:
         "command": " ".join(["l2o", *sys.argv[1:]]),
     }
     write_whole(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+@contextlib.contextmanager
+def bar(total: int, label: str) -> Iterator[Callable[[str], None]]:
+    """A progress bar; call what it yields with a word on each thing done."""
+    with Progress(
+        TextColumn(label),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+    ) as shown:
+        task = shown.add_task(label, total=total, status="compiling")
+        yield lambda status: shown.update(task, advance=1, status=status)
 
 
 def progress(total: int, label: str) -> tuple[Progress, Any]:

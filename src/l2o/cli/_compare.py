@@ -1,64 +1,120 @@
 """`l2o compare`."""
 
-import json
 from pathlib import Path
 
 import jax
-import numpy as np
 
 import l2o
-from l2o import comparison, report
-from l2o._checkpoint import write_whole
+from l2o import _plugins, comparison, report, summary
+from l2o._panel import Panel
 from l2o._task import check_family
 from l2o.cli import _common
 from l2o.cli._common import console
+from l2o.tuning import Search
+
+DEFAULT_BASELINES = ("sgd", "nag", "rmsprop", "adam", "lion", "muon")
 
 
 def run(
-    *, task, optimizers, set_, tune, rate, per_decade, horizon, num_tasks, tune_tasks, window, folder: Path, seed, cores
+    *,
+    task: str,
+    optimizers: list[str] | None,
+    set_: list[str] | None,
+    quick: bool,
+    tune: bool,
+    rate: float,
+    trials: int,
+    search: str,
+    schedule: list[str] | None,
+    weight_decay: tuple[float, float] | None,
+    horizon: int | None,
+    run_to: int | None,
+    num_tasks: int | None,
+    tune_tasks: int | None,
+    window: int | None,
+    folder: Path,
+    resume: bool,
+    seed: int,
+    cores: int | None,
 ) -> None:
-    """Compares, prints the table, writes table.json and curves.png."""
+    """Compares, prints tables, writes records, table.csv, table.json and curves.png."""
     config = dict(locals())
     l2o.use_all_cores(cores)
-    family, usual_horizon = _common.find_family(task, _common.parse_settings(set_))
-    horizon = horizon or usual_horizon
-    window = window or max(1, horizon // 10)
-    baseline_names = [name for name in optimizers if name in l2o.baselines.BASELINES]
-    unknown = [
-        n for n in optimizers if n not in baseline_names and n not in l2o.pretrained.names() and not Path(n).is_file()
-    ]
-    if unknown:
-        raise ValueError(
-            f"No optimizer named {unknown[0]!r}. Pretrained: {', '.join(l2o.pretrained.names())}. Baselines: "
-            f"{', '.join(l2o.baselines.BASELINES)}. Or pass a weights file."
+    space = Search(trials, search, schedules=tuple(schedule or ["constant"]), weight_decays=weight_decay)
+    if task in _plugins.names("suites"):
+        if set_ or horizon or run_to or window:
+            raise ValueError("--set, --horizon, --run-to and --window are for a single task; a suite has its own.")
+        panels = _plugins.get("suites", task).panels(quick)
+    elif quick:
+        raise ValueError(f"--quick is for suites ({', '.join(_plugins.names('suites'))}); {task!r} is none.")
+    else:
+        panels = {_title(task, set_): _panel(task, _common.parse_settings(set_), horizon, run_to, window)}
+    names = optimizers or [*l2o.pretrained.names(), *DEFAULT_BASELINES]
+    for name in names:
+        comparison.check_name(name)
+    contenders = dict.fromkeys(names) | {name: name for name in names}
+    if not tune:
+        contenders |= {n: l2o.baselines.get(n).make(rate) for n in names if n in l2o.baselines.BASELINES}
+    if resume or not (folder / "comparison.json").exists():  # else `compare` says so, and the old config.json stays
+        _common.start_folder(folder, config)
+    with _common.bar(len(panels) * len(names), "cells") as advance:
+        result = comparison.compare(
+            panels,
+            contenders,
+            key=jax.random.key(seed),
+            num_tasks=num_tasks or (10 if quick else 20),
+            tune_tasks=tune_tasks or (3 if quick else 10),
+            search=space,
+            folder=folder,
+            resume=resume,
+            on_done=lambda panel, name: advance(f"{panel}: {name}"),
         )
-    learned = {n: l2o.load(n) for n in optimizers if n not in baseline_names}
-    key = jax.random.key(seed)
-    check_family(family, key)
-    _common.start_folder(folder, config)
-    with console.status("Running ...") as status:
-        results = comparison.compare(
-            family,
-            learned=learned,
-            baseline_names=baseline_names,
-            horizon=horizon,
-            key=key,
-            num_tasks=num_tasks,
-            tune_tasks=tune_tasks,
-            rates=l2o.baselines.learning_rates(per_decade=per_decade) if tune else np.array([rate]),
-            final_steps=window,
-            on_done=lambda name: status.update(f"{name} done ..."),
-        )
-    steps = sorted({max(1, horizon // 5), horizon // 2, horizon} - {0})
-    rows = comparison.rows(results, steps, window)
-    for statistic in ("mean", "median"):
-        title = f"{statistic} loss on {num_tasks} fresh tasks, {window}-step average and 95 % interval"
-        console.print(report.table(rows, statistic=statistic, title=title))
+    summary.write_table(result, folder)
+    for name, panel in result.panels.items():
+        if len(panels) == 1:
+            _print_panel(result, name, panel)
+    if len(panels) > 1:
+        console.print(report.overall_table(result))
     if not tune:
         console.print(f"Baselines untuned, at rate {rate:g}: not a fair comparison.")
-    if baseline_names:
-        for name in learned:
-            best, ratio, low, high = comparison.ratio_to_best(results, name, horizon, window)
-            console.print(f"{name} / {best} at step {horizon}: {ratio:.3f} [{low:.3f}, {high:.3f}]", markup=False)
-    write_whole(folder / "table.json", json.dumps(rows, indent=1).encode())
-    console.print(f"Curves: {report.figure({task: results}, folder / 'curves.png', window=window)}", soft_wrap=True)
+    windows = {name: panel.window for name, panel in result.panels.items()}
+    console.print(
+        f"Curves: {report.figure(result.records, folder / 'curves.png', window=windows)}\nPage:   l2o report {folder}",
+        soft_wrap=True,
+    )
+
+
+def _title(task, settings):
+    return f"{task} ({', '.join(settings)})" if settings else task
+
+
+def _panel(task, settings, horizon, run_to, window) -> Panel:
+    family, usual_horizon = _common.find_family(task, settings)
+    check_family(family, jax.random.key(0))
+    horizon = horizon or usual_horizon
+    source = task if ":" in task else (_plugins.get("tasks", task).__doc__ or task).splitlines()[0]
+    run_to = run_to or 2 * horizon
+    if run_to < horizon:
+        raise ValueError(f"--run-to must be at least the horizon, got {run_to} and {horizon}.")
+    window = window or max(1, horizon // 10)
+    if not 0 < window <= horizon:
+        raise ValueError(f"--window must be from 1 to the horizon, got {window} and {horizon}.")
+    return Panel(lambda: family, horizon, run_to, source, window)
+
+
+def _print_panel(result, name, panel):
+    steps = sorted({max(panel.window, panel.horizon // 5), panel.horizon // 2, panel.horizon, panel.run_to})
+    rows = summary.rows(result.records[name], [s for s in steps if s >= panel.window - 1], panel.window)
+    for statistic in ("mean", "median"):
+        title = f"{statistic} loss on {rows[0]['num_tasks']} fresh tasks, {panel.window}-step average and 95 % interval"
+        console.print(report.table(rows, statistic=statistic, title=title))
+    for optimizer, why in result.left_out[name].items():
+        console.print(f"{optimizer} is left out: it {why}.")
+    if any(not record.learned for record in result.records[name].values()):
+        for optimizer, record in result.records[name].items():
+            if record.learned:
+                back = summary.pay_back(result, name, optimizer)
+                console.print(
+                    f"{optimizer} / {back.best} at step {panel.horizon}: {back.ratio:.3f} [{back.low:.3f}, {back.high:.3f}]",
+                    markup=False,
+                )

@@ -1,4 +1,4 @@
-"""`l2o tasks`, `l2o optimizers`, `l2o pretrained`."""
+"""`l2o tasks`, `l2o suites`, `l2o optimizers`, `l2o pretrained`."""
 
 import inspect
 
@@ -18,6 +18,16 @@ def tasks() -> None:
         grid.add_row(name, _first_line(module), _arguments(module.family))
     console.print(grid)
     console.print("Your own: `l2o train my_module:family`, where family(key) returns a task.")
+
+
+def suites() -> None:
+    """Lists the suites and their panels."""
+    grid = Table("suite", "what", "panels (steps)", title="Suites", title_justify="left")
+    for name in _plugins.names("suites"):
+        module = _plugins.get("suites", name)
+        panels = "\n".join(f"{title} ({panel.horizon})" for title, panel in module.panels().items())
+        grid.add_row(name, _first_line(module), panels)
+    console.print(grid)
 
 
 def optimizers() -> None:

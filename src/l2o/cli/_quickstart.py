@@ -7,7 +7,7 @@ import jax
 import optax
 
 import l2o
-from l2o import comparison, report
+from l2o import comparison, report, summary
 from l2o._checkpoint import write_whole
 from l2o.architectures import lstm
 from l2o.cli import _common
@@ -29,7 +29,7 @@ QUADRATIC_BASELINES = (
     "schedule_free_adam",
     "lbfgs",
 )
-MNIST_BASELINES = ("sgd", "nag", "rmsprop", "adam")
+QUADRATICS, MNIST = "Quadratics", "MNIST sample, 784-20-10"
 
 
 def run(*, folder: Path, seed: int, cores: int | None) -> None:
@@ -45,18 +45,15 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
     console.rule("2. Compare it with tuned baselines on 1,024 fresh quadratics")
     with console.status("Tuning and running the baselines ...") as status:
         on_quadratics = comparison.compare(
-            quadratic.family(),
-            learned={"lstm (just trained)": learned, "lstm-quadratic": l2o.load("lstm-quadratic")},
-            baseline_names=QUADRATIC_BASELINES,
-            horizon=200,
+            {QUADRATICS: l2o.Panel(quadratic.family, 100, 200, "Andrychowicz et al. 2016, section 3.1")},
+            {"lstm (just trained)": learned} | {n: n for n in ("lstm-quadratic", *QUADRATIC_BASELINES)},
             key=keys[2],
             num_tasks=1024,
-            tune_horizon=100,
             tune_tasks=256,
-            final_steps=1,
-            on_done=lambda name: status.update(f"{name} done ..."),
-        )
-    rows = comparison.rows(on_quadratics, [20, 50, 100, 200])
+            measure_costs=False,
+            on_done=lambda panel, name: status.update(f"{name} done ..."),
+        ).records[QUADRATICS]
+    rows = summary.rows(on_quadratics, [20, 50, 100, 200])
     for statistic in ("mean", "median"):
         title = f"{statistic} loss and 95 % interval; rates tuned for step 100 on other tasks"
         console.print(report.table(rows, statistic=statistic, title=title))
@@ -66,19 +63,15 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
     console.rule("3. The shipped lstm-mnist on a real MNIST sample (784-20-10 perceptron)")
     with console.status("Tuning and running the baselines ...") as status:
         on_mnist = comparison.compare(
-            mlp.family(),
-            learned={"lstm-mnist": l2o.load("lstm-mnist")},
-            baseline_names=MNIST_BASELINES,
-            horizon=200,
+            {MNIST: l2o.Panel(mlp.family, 100, 200, "Andrychowicz et al. 2016, section 3.2", window=10, batch_size=5)},
+            ("lstm-mnist", *l2o.baselines.PAPER_BASELINES),
             key=keys[3],
             num_tasks=10,
-            tune_horizon=100,
             tune_tasks=4,
-            final_steps=10,
-            batch_size=5,
-            on_done=lambda name: status.update(f"{name} done ..."),
-        )
-    mnist_rows = comparison.rows(on_mnist, [20, 50, 100, 200], window=10)
+            measure_costs=False,
+            on_done=lambda panel, name: status.update(f"{name} done ..."),
+        ).records[MNIST]
+    mnist_rows = summary.rows(on_mnist, [20, 50, 100, 200], window=10)
     title = "mean loss of 10-step windows and 95 % interval; rates tuned for step 100"
     console.print(report.table(mnist_rows, title=title))
     _print_ratio(on_mnist, "lstm-mnist", 100, 10, None)
@@ -87,10 +80,10 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
 
     write_whole(folder / "table.json", json.dumps({"quadratic": rows, "mnist_sample": mnist_rows}, indent=1).encode())
     picture = report.figure(
-        {"Quadratics": on_quadratics, "MNIST sample, 784-20-10": on_mnist},
+        {QUADRATICS: on_quadratics, MNIST: on_mnist},
         folder / "curves.png",
-        window={"Quadratics": 1, "MNIST sample, 784-20-10": 10},
-        optimizers={"Quadratics": ["lstm (just trained)", "lstm-quadratic", "nag", "rmsprop", "adam", "muon"]},
+        window={QUADRATICS: 1, MNIST: 10},
+        optimizers={QUADRATICS: ["lstm (just trained)", "lstm-quadratic", "nag", "rmsprop", "adam", "muon"]},
     )
     console.print(f"\nFigure: {picture}\nYour optimizer: {folder / 'weights.safetensors'}", soft_wrap=True)
 
@@ -119,7 +112,7 @@ def meta_train_on_quadratics(init_key, train_key, num_steps: int = NUM_STEPS, ma
 
 
 def _print_ratio(results, name, step, window, names):
-    best, ratio, low, high = comparison.ratio_to_best(results, name, step, window, names)
+    best, ratio, low, high = summary.ratio_to_best(results, name, step, window, names)
     console.print(
         f"{name} / {best} (best tuned first-order baseline) at step {step}: {ratio:.3f} [{low:.3f}, {high:.3f}]",
         markup=False,

@@ -95,14 +95,14 @@ def run(
     else:
         l2o.pretrained.save(weights, result.optimizer, recipe=recipe)
         console.print(f"Weights: {weights}  (l2o compare {task} {weights} adam)", soft_wrap=True)
-    from l2o import comparison, report
+    from l2o import comparison, report, summary
 
-    with console.status("Comparing with tuned Adam on fresh tasks ..."):
-        results = comparison.compare(
-            family, learned={"learned": result.optimizer}, baseline_names=["adam"], horizon=horizon, key=test_key
-        )
     window = max(1, horizon // 10)
-    rows = comparison.rows(results, [horizon], window)
+    with console.status("Comparing with tuned Adam on fresh tasks ..."):
+        panels = {task: l2o.Panel(lambda: family, horizon, horizon, task, window)}
+        contenders = {"learned": result, "adam": "adam"}
+        results = comparison.compare(panels, contenders, key=test_key, measure_costs=False).records[task]
+    rows = summary.rows(results, [horizon], window)
     console.print(report.table(rows, title=f"Loss on {rows[0]['num_tasks']} fresh tasks, mean and 95 % interval"))
     console.print(f"Curves: {report.figure({task: results}, folder / 'curves.png', window=window)}", soft_wrap=True)
     if not bool(jnp.isfinite(rows[0]["mean"])):

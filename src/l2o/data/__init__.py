@@ -1,4 +1,4 @@
-"""Labelled image sets as NumPy arrays: `load("mnist")`, `names()`, `describe("mnist")`.
+"""Labelled images and tables, and texts, as NumPy arrays: `load("mnist")`, `load_text("persuasion")`, `names()`, `describe`.
 
 `load` reads the first of these that is there:
 
@@ -7,11 +7,11 @@
 3. the folder of a system package (Debian's `dataset-fashion-mnist`);
 4. the publisher's files, downloaded, held against their checksums, and kept in the cache.
 
-`mnist_sample`, 10,000 real images, ships in the package and needs none of these. The table of all sets, their
-publishers and licences is in `_sources.py`.
+`mnist_sample`, 10,000 real images, the tables and the text ship in the package and need none of these. All sets, their
+publishers and licences are listed in `_sources.py`.
 """
 
-from l2o.data._formats import DataSet
-from l2o.data._load import describe, load, names
+from l2o.data._formats import DataSet, Text
+from l2o.data._load import describe, load, load_text, names
 
-__all__ = ["DataSet", "describe", "load", "names"]
+__all__ = ["DataSet", "Text", "describe", "load", "load_text", "names"]

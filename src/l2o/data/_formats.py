@@ -11,31 +11,50 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 
 class DataSet(NamedTuple):
-    """Images and class labels of a training and a test split.
+    """Images, or rows of a table, and class labels of a training and a test split.
 
     A tuple, so it unpacks; a pytree, so `jax.tree.map(jnp.asarray, data)` moves it to the device.
     """
 
-    x_train: UInt8[np.ndarray, "num_train height width channels"]
+    x_train: UInt8[np.ndarray, "num_train height width channels"] | Float32[np.ndarray, "num_train features"]
     y_train: Int32[np.ndarray, " num_train"]
-    x_test: UInt8[np.ndarray, "num_test height width channels"]
+    x_test: UInt8[np.ndarray, "num_test height width channels"] | Float32[np.ndarray, "num_test features"]
     y_test: Int32[np.ndarray, " num_test"]
 
 
-def read_npz(path: Path) -> DataSet:
+class Text(NamedTuple):
+    """A text as numbers of its characters: character `i` is `vocabulary[i]`. The test split is its last tenth."""
+
+    train: Int32[np.ndarray, " num_train"]
+    test: Int32[np.ndarray, " num_test"]
+    vocabulary: str  # every character that occurs, in the order of Unicode
+
+
+def read_text(path: Path) -> Text:
+    """Read a text in UTF-8."""
+    with _errors_name(path):
+        text = path.read_bytes().decode()
+        if len(text) < 2:
+            raise ValueError(f"expected a text, found {len(text)} characters")
+    vocabulary, ids = np.unique(np.array(list(text)), return_inverse=True)
+    train, test = np.split(ids.astype(np.int32), [len(ids) - max(1, len(ids) // 10)])
+    return Text(train, test, "".join(vocabulary))
+
+
+def read_npz(path: Path, *, table: bool = False) -> DataSet:
     """Read a data set from NumPy's zip of arrays: `DataSet`'s four, or `x` and `y`, which are then split."""
     with _errors_name(path), path.open("rb") as file:
         if not zipfile.is_zipfile(path):  # else np.load takes it for a pickle, and its refusal misleads
             raise ValueError("not a whole npz file")
         arrays = np.load(file, allow_pickle=False)
         if set(DataSet._fields) <= set(arrays):
-            return _data_set(*(arrays[field] for field in DataSet._fields))
+            return _data_set(*(arrays[field] for field in DataSet._fields), table=table)
         if {"x", "y"} <= set(arrays):
-            return _split(arrays["x"], arrays["y"])
+            return _split(arrays["x"], arrays["y"], table=table)
         raise ValueError(f"expected arrays {', '.join(DataSet._fields)}, found {', '.join(arrays) or 'none'}")
 
 
@@ -87,12 +106,13 @@ def _cifar10_arrays(records):
     return np.ascontiguousarray(images), records[:, 0]
 
 
-def _data_set(x_train, y_train, x_test, y_test):
-    return DataSet(*_images_and_labels(x_train, y_train), *_images_and_labels(x_test, y_test))
+def _data_set(x_train, y_train, x_test, y_test, *, table=False):
+    checked = _rows_and_labels if table else _images_and_labels
+    return DataSet(*checked(x_train, y_train), *checked(x_test, y_test))
 
 
 def _images_and_labels(x, y):
-    if x.dtype != np.uint8 or x.ndim not in (3, 4) or y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
+    if x.dtype != np.uint8 or x.ndim not in (3, 4) or not _labels_of(x, y):
         raise ValueError(
             "expected uint8 images [n, h, w] or [n, h, w, c] and integer labels [n], "
             f"got {x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
@@ -100,12 +120,25 @@ def _images_and_labels(x, y):
     return x if x.ndim == 4 else x[..., None], y.astype(np.int32)
 
 
-def _split(x, y):
+def _rows_and_labels(x, y):
+    if x.dtype.kind not in "iuf" or x.ndim != 2 or not _labels_of(x, y):
+        raise ValueError(
+            "expected a table of numbers [n, features] and integer labels [n], "
+            f"got {x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
+        )
+    return x.astype(np.float32), y.astype(np.int32)
+
+
+def _labels_of(x, y):
+    return y.dtype.kind in "iu" and y.shape == x.shape[:1]
+
+
+def _split(x, y, *, table=False):
     # A fixed permutation of the file's order, whose last fifth is the test split. RandomState's stream is
     # frozen for good; default_rng's may change with NumPy (NEP 19), and the split would with it.
     order = np.random.RandomState(0).permutation(len(x))
     train, test = np.split(order, [len(x) - len(x) // 5])
-    return _data_set(x[train], y[train], x[test], y[test])
+    return _data_set(x[train], y[train], x[test], y[test], table=table)
 
 
 @contextmanager

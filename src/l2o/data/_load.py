@@ -5,13 +5,13 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
-from l2o.data._formats import DataSet, read_npz, write_npz
+from l2o.data._formats import DataSet, Text, read_npz, read_text, write_npz
 from l2o.data._sources import SOURCES, Source
 
 
-def names() -> list[str]:
-    """The names that `load` knows."""
-    return list(SOURCES)
+def names(kind: str | None = None) -> list[str]:
+    """The names of all sets, or of those of one kind: "images", "table" or "text"."""
+    return [name for name, source in SOURCES.items() if kind in (None, source.kind)]
 
 
 def describe(name: str) -> str:
@@ -22,7 +22,7 @@ def describe(name: str) -> str:
 
 
 def load(name: str) -> DataSet:
-    """Load a data set as NumPy arrays: images uint8 `[n, h, w, c]`, labels int32 `[n]`.
+    """Load a data set as NumPy arrays: images uint8 `[n, h, w, c]` or a table float32 `[n, features]`, labels int32 `[n]`.
 
     Looks in `$L2O_DATA`, in the cache and on the system; then downloads the set, once, into the cache.
 
@@ -31,15 +31,18 @@ def load(name: str) -> DataSet:
     ```
     """
     source = _source(name)
+    if source.kind == "text":
+        raise ValueError(f"{name!r} is a text. Load it by `load_text({name!r})`.")
+    table = source.kind == "table"
     if source.packaged:
         with resources.as_file(resources.files("l2o.data") / source.packaged) as path:
-            return read_npz(path)
+            return read_npz(path, table=table)
     npz_names = source.npz_names or (f"{name}.npz",)
     cached = _cache_folder() / f"{name}.npz"
     looked = [folder / npz for folder in _user_folders() for npz in npz_names] + [cached]
     for path in looked:
         if path.is_file():
-            return read_npz(path)
+            return read_npz(path, table=table)
     if source.system_folder:
         if source.system_folder.is_dir():
             return source.parse(source.system_folder)
@@ -51,6 +54,28 @@ def load(name: str) -> DataSet:
         except OSError as error:  # requests' exceptions are OSErrors too
             places.append(f"{source.url} ({type(error).__name__}: {error})")
     raise FileNotFoundError(_missing(name, source, npz_names, places))
+
+
+def load_text(name: str) -> Text:
+    """Load a text as the numbers of its characters. Your own: `NAME.txt`, in UTF-8, in the folder `$L2O_DATA`.
+
+    ```python
+    train, test, vocabulary = l2o.data.load_text("persuasion")
+    "".join(vocabulary[i] for i in train[:10])  # 'Persuasion'
+    ```
+    """
+    if name in names("text") and (packaged := SOURCES[name].packaged):
+        with resources.as_file(resources.files("l2o.data") / packaged) as path:
+            return read_text(path)
+    looked = [folder / f"{name}.txt" for folder in _user_folders()]
+    for path in looked:
+        if path.is_file():
+            return read_text(path)
+    places = f" (no file {looked[0]})" if looked else ""
+    raise ValueError(
+        f"No text named {name!r}{places}. Texts: {', '.join(names('text'))}; or set L2O_DATA to a folder that holds "
+        f"{name}.txt."
+    )
 
 
 def _source(name):

@@ -12,7 +12,8 @@ class Source:
     """One data set's terms, and the places it can be had from.
 
     Args:
-        packaged: path of an npz file within this package, for a set that ships with it.
+        kind: "images", "table" or "text".
+        packaged: path of its npz or txt file within this package, for a set that ships with it.
         npz_names: names of its npz file in `$L2O_DATA`, where they are not just `NAME.npz`.
         url: the publisher's folder, ending in a slash.
         files: the files to download from `url`, each with its checksum as pooch writes it.
@@ -25,6 +26,7 @@ class Source:
     homepage: str
     licence: str
     citation: str
+    kind: str = "images"
     packaged: str | None = None
     npz_names: tuple[str, ...] = ()
     url: str = ""
@@ -38,6 +40,7 @@ _MNIST_CITATION = (
     "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to document recognition. "
     "Proceedings of the IEEE 86(11), 1998."
 )
+_UCI_LICENCE = "CC BY 4.0, from the UCI Machine Learning Repository; see samples/LICENSE-tables.txt."
 
 SOURCES = {
     "mnist": Source(
@@ -102,5 +105,45 @@ SOURCES = {
         licence="CC BY-SA 3.0, copyright Yann LeCun and Corinna Cortes; see samples/LICENSE-mnist.txt.",
         citation=_MNIST_CITATION,
         packaged="samples/mnist.npz",
+    ),
+    "breast_cancer": Source(
+        about="30 measurements of cell nuclei, 569 tumours: malignant (0) or benign (1). A fixed fifth is the test split.",
+        homepage="https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnostic",
+        licence=_UCI_LICENCE,
+        citation=(
+            "W. Wolberg, O. Mangasarian, N. Street, W. Street: Breast Cancer Wisconsin (Diagnostic) [Dataset]. UCI "
+            "Machine Learning Repository, 1993. doi:10.24432/C5DW2B"
+        ),
+        kind="table",
+        packaged="samples/breast_cancer.npz",
+    ),
+    "wine": Source(
+        about="13 chemical measurements of 178 wines from 3 growers. A fixed fifth is the test split.",
+        homepage="https://archive.ics.uci.edu/dataset/109/wine",
+        licence=_UCI_LICENCE,
+        citation=(
+            "S. Aeberhard, M. Forina: Wine [Dataset]. UCI Machine Learning Repository, 1992. doi:10.24432/C5PC7J"
+        ),
+        kind="table",
+        packaged="samples/wine.npz",
+    ),
+    "digits": Source(
+        about="1,797 handwritten digits as a table: 8 x 8 counts of 0 to 16, 10 classes. A fixed fifth is the test split.",
+        homepage="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
+        licence=_UCI_LICENCE,
+        citation=(
+            "E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits [Dataset]. UCI Machine Learning "
+            "Repository, 1998. doi:10.24432/C50P49"
+        ),
+        kind="table",
+        packaged="samples/digits.npz",
+    ),
+    "persuasion": Source(
+        about="The first volume of Jane Austen's novel: 215,526 characters. The last tenth is the test split.",
+        homepage="https://www.gutenberg.org/ebooks/105",
+        licence="In the public domain; see samples/LICENSE-persuasion.txt.",
+        citation="J. Austen: Persuasion. John Murray, London, 1818.",
+        kind="text",
+        packaged="samples/persuasion.txt",
     ),
 }

@@ -22,18 +22,24 @@ def figure(
     horizon: Mapping[str, int] | None = None,
     drawn_as: Mapping[str, Style] | None = None,
 ) -> Path:
-    """Loss curves with 95 % bands, a panel per task, written to `path` (its ending chooses the format).
+    """Loss curves with 95 % bands, a panel per task, four in a row, written to `path` (its ending chooses the format).
 
     **Arguments:** `window`: smooth by the mean over this many steps (per panel, if a mapping). `optimizers`: those to draw,
     by panel; default all. `horizon`: of each panel, marked by a vertical line where it is not the last step. `drawn_as`: styles
     by optimizer, so that figures of one comparison agree.
     """
     plt = _pyplot()
-    names = {title: (optimizers or {}).get(title) or list(results) for title, results in panels.items()}
+    names = {title: (optimizers or {}).get(title) or list(results) for title, results in panels.items() if results}
     if drawn_as is None:
-        drawn_as = styles({n: panels[title][n].learned for title in panels for n in names[title]})
-    fig, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False, layout="constrained")
-    for axis, (title, results) in zip(axes[0], panels.items(), strict=True):
+        drawn_as = styles({n: panels[title][n].learned for title in names for n in names[title]})
+    columns = max(1, min(len(names), 4))
+    lines = max(1, -(-len(names) // columns))
+    size = (5.2 * columns, 3.8 * lines)
+    fig, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis, title in zip(axes.flat, names, strict=False):
+        results = panels[title]
         width = window[title] if isinstance(window, Mapping) else window
         shown = {}
         for name in sorted(names[title], key=list(drawn_as).index):

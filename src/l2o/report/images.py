@@ -32,7 +32,9 @@ def _size(encoded: Mapping[str, Mapping[str, str]]) -> int:
     return sum(len(uri) for sheets in encoded.values() for uri in sheets.values())
 
 
-def _sheet(images: Float[np.ndarray, "num height width 3"], factor: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
+def _sheet(
+    images: Float[np.ndarray, "num height width 3"], factor: int
+) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
     _, height, width, _ = images.shape
     height, width = height - height % factor, width - width % factor
     small = np.clip(np.nan_to_num(images[:, :height, :width]), 0, 1)

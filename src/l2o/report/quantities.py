@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: float | int | None, digits: int = 3) -> str:
     """At most `digits` significant digits, powers of ten only where zeros would be counted: 0.0123, 1,230, 1.23e-7, ∞."""
     if value is None:
         return "–"
@@ -39,7 +39,7 @@ def estimate(value: float, low: float, high: float, digits: int = 3) -> str:
     return f"{number(value, digits)} {interval((low, high), digits)}".rstrip()
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """In the unit that suits it."""
     for size, unit in ((1, "s"), (60, "min"), (3600, "h")):
         if seconds < 100 * size:
@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
     return f"{number(seconds / 86400, 2)} days"
 
 
-def memory(num_bytes: float) -> str:
+def memory(num_bytes: float | int) -> str:
     """In bytes, kB, MB or GB."""
     for size, unit in ((1, "B"), (1e3, "kB"), (1e6, "MB")):
         if num_bytes < 1000 * size:

@@ -1,9 +1,12 @@
-"""The table that commands print."""
+"""The tables that commands print."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from l2o import summary
+from l2o.comparison import Comparison
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: str = ""):
@@ -45,3 +48,25 @@ def _cell(row, statistic, is_best):
     low, high = row[f"{statistic}_interval"]
     digits = ".2g" if low > 1e-6 else ".0e"
     return f"{text}\n[dim]{low:{digits}}–{high:{digits}}[/dim]"
+
+
+def overall_table(comparison: Comparison):
+    """A rich table of every optimizer over all panels."""
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(title="All panels, against the best tuned baseline of each", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("optimizer", "loss ratio (IQM)", "P(better)", "won", "lost", "panels", "diverged"):
+        grid.add_column(heading, justify="left" if heading == "optimizer" else "right", overflow="fold")
+    for name, row in sorted(summary.overall(comparison).items(), key=lambda item: item[1].ratio.value):
+        improvement = f"{row.improvement.value:.2f}" if row.improvement else "–"
+        grid.add_row(
+            name,
+            f"{row.ratio.value:.3g}\n[dim]{row.ratio.low:.2g}–{row.ratio.high:.2g}[/dim]",
+            improvement,
+            str(row.num_won),
+            str(row.num_lost),
+            str(row.num_panels),
+            f"{row.num_diverged}/{row.num_runs}",
+        )
+    return grid

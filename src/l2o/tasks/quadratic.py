@@ -24,19 +24,39 @@ class Quadratic(AbstractTask):
         return jnp.sum((self.W @ params - self.y) ** 2)
 
 
-def family(*, dim: int = 10, preset: str = "paper", init_std: float = 0.01) -> TaskFamily:
-    """Draws $W$ (dim x dim) and $y$ with i.i.d. entries.
+def family(
+    *, dim: int = 10, preset: str = "paper", init_std: float = 0.01, condition: float | None = None
+) -> TaskFamily:
+    r"""Draws $W$ (dim x dim) and $y$ with i.i.d. entries, or $W$ of a given condition number.
 
-    **Arguments:** `preset`: "paper" draws from N(0, 1); "code", the authors' public code, from the uniform distribution
-    on [0, 1]. `init_std`: the paper does not say how it starts; 0.01 is the code's.
+    **Arguments:**
+
+    - `preset`: "paper" draws from N(0, 1); "code", the authors' public code, from the uniform distribution on [0, 1].
+    - `init_std`: the paper does not say how it starts; 0.01 is the code's.
+    - `condition`: the condition number $\kappa$ of the Hessian $2 W^\top W$. Then $W = \mathrm{diag}(s) Q$ with $Q$ a random
+        rotation and $s_i^2$ evenly spaced in the logarithm from 1 to $1/\kappa$; $y$ is as before. From $\theta = 0$ every
+        eigendirection has the same share of the loss, so the slow ones matter. Default: $W$ of i.i.d. entries.
+
+    **Raises:** `ValueError` for an unknown preset, a condition number below 1, or one with the preset "code".
     """
     draws = {"paper": jax.random.normal, "code": jax.random.uniform}
     if preset not in draws:
         raise ValueError(f"No preset named {preset!r}. Presets of quadratic: {', '.join(draws)}.")
     draw = draws[preset]
+    if condition is not None and (condition < 1 or preset != "paper"):
+        raise ValueError(
+            "`condition` must be at least 1, and comes with the preset 'paper' only, "
+            f"got condition={condition} and preset={preset!r}."
+        )
+
+    def matrix(key):
+        if condition is None:
+            return draw(key, (dim, dim))
+        scales = jnp.logspace(0, -0.5, dim, base=condition)
+        return scales[:, None] * jax.random.orthogonal(key, dim)
 
     def quadratic(key):
         w_key, y_key = jax.random.split(key)
-        return Quadratic(draw(w_key, (dim, dim)), draw(y_key, (dim,)), init_std)
+        return Quadratic(matrix(w_key), draw(y_key, (dim,)), init_std)
 
     return quadratic
