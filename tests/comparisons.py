@@ -24,10 +24,10 @@ def tuned(chosen=1, *, rates=RATES, schedules=None, decays=None):
     return Tuned(value, bool(at_edge), Trial(rates, schedules, decays), losses)
 
 
-def decay(scale=1.0, *, num_tasks=8, run_to=40, seed=0):
+def decay(scale=1.0, *, num_tasks=8, run_to=40, seed=None):
     """Losses [num_tasks, run_to + 1] that halve every ten steps, tasks differing by a factor of up to two."""
     factors = np.linspace(1, 2, num_tasks) if num_tasks > 1 else np.ones(1)
-    noise = np.random.default_rng(seed).uniform(0.98, 1.02, (num_tasks, run_to + 1))
+    noise = 1 if seed is None else np.random.default_rng(seed).uniform(0.9, 1.1, (num_tasks, run_to + 1))
     return (scale * factors[:, None] * 0.5 ** (np.arange(run_to + 1) / 10) * noise).astype(np.float32)
 
 

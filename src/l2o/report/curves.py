@@ -49,7 +49,7 @@ def loss_range(curves: Iterable[Curve], start: float) -> tuple[float, float] | N
     Up to twice the loss at the `start`, so that one that diverges does not flatten the others; down to what single precision
     can tell from zero beside it (`summary.scores`).
     """
-    values = np.concatenate([c.mean for c in curves])
+    values = np.concatenate([np.array([]), *(c.mean for c in curves)])
     values = values[np.isfinite(values) & (values > 0)]
     if not values.size or not start > 0:
         return None

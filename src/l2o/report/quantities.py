@@ -1,11 +1,12 @@
 """Numbers as people read them."""
 
 import math
+from typing import SupportsFloat
 
 import numpy as np
 
 
-def number(value: float | int | None, digits: int = 3) -> str:
+def number(value: SupportsFloat | None, digits: int = 3) -> str:
     """At most `digits` significant digits, powers of ten only where zeros would be counted: 0.0123, 1,230, 1.23e-7, ∞."""
     if value is None:
         return "–"
