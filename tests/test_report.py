@@ -131,8 +131,9 @@ def test_gaps_divergence_and_edges_are_said():
     assert "Every setting tried diverged on some tuning task: adam on all diverged." in found
     assert "Best rate at the edge of those tried, a better one may lie outside: adam on negative (1)." in found
     assert "Without a baseline: lone." in found
+    assert "Losses below zero, where ratios say nothing: negative." in found
     assert "lbfgs needs a deterministic loss." in found
-    assert "Loses on 1 of 1 panel: diverged" in " ".join(
+    assert "Loses on 1 of 1 panel: diverged (8 runs diverged)." in " ".join(
         text.findings(awkward())["<b>&</b></script><script>alert(1)</script>"]
     )
 

@@ -21,12 +21,13 @@ def figure(
     optimizers: Mapping[str, Sequence[str]] | None = None,
     horizon: Mapping[str, int] | None = None,
     drawn_as: Mapping[str, Style] | None = None,
+    also: Sequence[str | Path] = (),
 ) -> Path:
     """Loss curves with 95 % bands, a panel per task, four in a row, written to `path` (its ending chooses the format).
 
     **Arguments:** `window`: smooth by the mean over this many steps (per panel, if a mapping). `optimizers`: those to draw,
     by panel; default all. `horizon`: of each panel, marked by a vertical line where it is not the last step. `drawn_as`: styles
-    by optimizer, so that figures of one comparison agree.
+    by optimizer, so that figures of one comparison agree. `also`: more files of it, such as another format.
     """
     plt = _pyplot()
     names = {title: (optimizers or {}).get(title) or list(results) for title, results in panels.items() if results}
@@ -41,24 +42,26 @@ def figure(
     for axis, title in zip(axes.flat, names, strict=False):
         results = panels[title]
         width = window[title] if isinstance(window, Mapping) else window
-        shown = {}
+        shown, line = {}, (horizon or {}).get(title)
         for name in sorted(names[title], key=list(drawn_as).index):
-            shown[name] = curves.curve(results[name], width)
+            last = results[name].curves.losses.shape[1] - 1
+            steps = curves.thinned(width - 1, min(line or last, last), last, most=400)
+            shown[name] = curves.curve(results[name], width, steps)
             tuned = results[name].tuned
             rate = f" ({tuned.rate:.2g})" if tuned else ""
             _draw(axis, shown[name], drawn_as[name], name + rate)
         axis.set(title=title, xlabel="step", ylabel="loss" if width == 1 else f"loss, mean over {width} steps")
         if limits := curves.loss_range(shown.values(), curves.start(results[n] for n in shown)):
             axis.set(yscale="log", ylim=limits)
-        if (line := (horizon or {}).get(title)) and line < max(c.x[-1] for c in shown.values()):
+        if line and line < max(c.x[-1] for c in shown.values()):
             axis.axvline(line, **_HORIZON)
             axis.annotate(" horizon", (line, 0.01), xycoords=("data", "axes fraction"), fontsize=7, color="0.35")
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
         axis.legend(fontsize=7.5, title="optimizer (tuned rate)", title_fontsize=7.5)
-    return _save(fig, path)
+    return _save(fig, path, also)
 
 
-def profile_figure(comparison: Comparison, path: str | Path) -> Path:
+def profile_figure(comparison: Comparison, path: str | Path, *, also: Sequence[str | Path] = ()) -> Path:
     """The performance profile over all panels (Dolan & Moré 2002), with its 95 % bands.
 
     **Raises:** `ValueError` if no panel has a baseline.
@@ -73,7 +76,7 @@ def profile_figure(comparison: Comparison, path: str | Path) -> Path:
     axis.axvline(1, **_HORIZON)
     axis.grid(alpha=0.25, which="both", linewidth=0.5)
     axis.legend(fontsize=7.5)
-    return _save(fig, path)
+    return _save(fig, path, also)
 
 
 def image_figure(records: Mapping[str, Record], path: str | Path) -> Path:
@@ -105,10 +108,11 @@ def _draw(axis, curve, style, label):
         axis.plot(curve.x[last], mean[last], "x", color=style.colour, markersize=6, zorder=4)
 
 
-def _save(fig, path):
+def _save(fig, path, also=()):
     import matplotlib.pyplot as plt
 
-    fig.savefig(path, dpi=160)
+    for file in (path, *also):
+        fig.savefig(file, dpi=160)
     plt.close(fig)
     return Path(path)
 

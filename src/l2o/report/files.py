@@ -60,16 +60,17 @@ def _recorded(folder):
 def _write_figures(found: Comparison, folder: Path):
     drawn_as = styles(all_optimizers(found))
     for (panel, records), name in zip(found.records.items(), _file_names(found.records), strict=True):
-        it = found.panels[panel]
-        for ending in ("svg", "png") if records else ():
-            path = folder / f"{name}.{ending}"
+        it, (vector, pixels) = found.panels[panel], (folder / f"{name}.svg", folder / f"{name}.png")
+        if records:
             options = {"window": it.window, "horizon": {panel: it.horizon}, "drawn_as": drawn_as}
-            yield figure({panel: records}, path, **options)
+            figure({panel: records}, vector, also=[pixels], **options)
+            yield from (vector, pixels)
         if any(record.images is not None for record in records.values()):
             yield image_figure(records, folder / f"{name}-images.png")
     if summary.scores(found):
-        for ending in ("svg", "png"):
-            yield profile_figure(found, folder / f"performance-profile.{ending}")
+        vector, pixels = folder / "performance-profile.svg", folder / "performance-profile.png"
+        profile_figure(found, vector, also=[pixels])
+        yield from (vector, pixels)
 
 
 def _file_names(panels):

@@ -36,6 +36,7 @@ class _Page:
         self.overall = summary.overall(comparison)
         self.data = page_data(comparison)
         self.sheets = images.sheets(comparison)
+        self.lines = text.panel_lines(comparison)
         self.ids = {panel: f"panel-{i}" for i, panel in enumerate(comparison.panels, 1)}
 
     def document(self) -> Markup:
@@ -135,9 +136,8 @@ class _Page:
         learned = [n for n, style in self.styles.items() if style.learned and self.verdicts.get(n)]
         if not learned:
             return None
-        lines = text.panel_lines(self.comparison)
         rows = []
-        for panel, (best, ratios) in lines.items():
+        for panel, (best, ratios) in self.lines.items():
             link = element("a", panel, href=f"#{self.ids[panel]}", class_="name")
             cells = [_ratio(self.verdicts[n][panel]) if n in ratios else Cell("–", np.nan) for n in learned]
             rows.append([Cell(link), *cells, Cell(best, kind="text")])
@@ -156,7 +156,7 @@ class _Page:
 
     def _panel(self, index, panel):
         it, records = self.comparison.panels[panel], self.comparison.records[panel]
-        best, ratios = text.panel_lines(self.comparison)[panel]
+        best, ratios = self.lines[panel]
         line = "; ".join(
             [
                 f"best baseline {best}" if ratios or best != "no baseline" else best,

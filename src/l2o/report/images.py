@@ -34,12 +34,13 @@ def _size(encoded: Mapping[str, Mapping[str, str]]) -> int:
 
 def _sheet(
     images: Float[np.ndarray, "num height width 3"], factor: int
-) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
+) -> UInt8[np.ndarray, "sheet_height sheet_width 4"]:
     _, height, width, _ = images.shape
     height, width = height - height % factor, width - width % factor
     small = np.clip(np.nan_to_num(images[:, :height, :width]), 0, 1)
     small = small.reshape(len(small), height // factor, factor, width // factor, factor, 3).mean(axis=(2, 4))
-    gap = np.ones((small.shape[1], _GAP, 3))
+    small = np.concatenate([small, np.ones((*small.shape[:3], 1))], axis=3)
+    gap = np.zeros((small.shape[1], _GAP, 4))  # transparent
     strip = np.concatenate([part for image in small for part in (image, gap)][:-1], axis=1)
     return np.round(255 * strip).astype(np.uint8)
 

@@ -49,7 +49,9 @@ function axis(title, type, range, revision) {
 }
 
 function layout(div, names, x, y) {
-  const rows = Math.ceil(names / Math.max(1, Math.floor((div.clientWidth - 70) / 150)));
+  // The legend below the plot sets its columns by the longest name; the plot must not pay for its rows.
+  const column = 60 + 7 * Math.max(0, ...names.map((name) => name.length));
+  const rows = Math.ceil(names.length / Math.max(1, Math.floor((div.clientWidth - 70) / column)));
   return {
     xaxis: x, yaxis: y, height: 390 + 20 * rows, margin: { l: 56, r: 10, t: 30, b: 44 }, uirevision: "kept", hovermode: "closest",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), family: "system-ui, sans-serif" },
@@ -123,14 +125,14 @@ const draw = {
     const ends = [panel.steps[0], panel.steps[panel.steps.length - 1]];
     const x = axis("step", logSteps ? "log" : "linear", logSteps ? ends.map((s) => Math.log10(Math.max(s, 1))) : ends, "x");
     const shapes = panel.horizon < ends[1] ? [vertical(panel.horizon, "horizon", { textposition: "end", xanchor: "right", yanchor: "top" })] : [];
-    return [traces, { ...layout(div, panel.curves.length, x, y), shapes }];
+    return [traces, { ...layout(div, panel.curves.map((c) => c.name), x, y), shapes }];
   },
   profile(div, profile) {
     const hover = "%{y:.0%} of runs within %{x:.3g} ×<extra>%{fullData.name}</extra>";
     const traces = layered(profile.curves.flatMap((c) => meanAndBand(c.name, profile.x, c, () => true, -Infinity, hover)), true);
     const x = axis("loss / mean loss of the best baseline", "log", profile.range, "x");
     const y = { ...axis("share of runs", "linear", [-0.02, 1.02], "y"), tickformat: ".0%" };
-    return [traces, { ...layout(div, profile.curves.length, x, y), shapes: [vertical(1)] }];
+    return [traces, { ...layout(div, profile.curves.map((c) => c.name), x, y), shapes: [vertical(1)] }];
   },
   tuning(div, panel) {
     const symbols = ["circle", "square", "diamond"];
@@ -155,7 +157,7 @@ const draw = {
       }
     }
     const { log, range } = panel.tuning;
-    const names = panel.tuning.trials.length;
+    const names = panel.tuning.trials.map((t) => t.name);
     const x = axis("learning rate", "log", panel.tuning.rates, "x");
     return [traces, layout(div, names, x, axis("mean final loss, tuning tasks", log ? "log" : "linear", range, "y"))];
   },

@@ -28,7 +28,7 @@ def facts(
     found = {
         "Learned": ", ".join(learned) or "none",
         "Baselines": ", ".join(baselines) or "none",
-        "Panels": ", ".join(comparison.panels),
+        "Panels": "; ".join(comparison.panels),
     }
     if "num_tasks" in settings:
         runs = count(settings["num_tasks"], "task")
@@ -72,12 +72,15 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def _verdict(judged):
+    def beside(verdict):
+        return str(verdict) if verdict.num_diverged else f"{verdict} times the loss of {verdict.best}"
+
     def on(outcome, verb, none=None):
         panels = {p: v for p, v in judged.items() if v.outcome == outcome}
         if not panels:
             return none
         order = sorted(panels, key=lambda p: (np.nan_to_num(panels[p].ratio, nan=np.inf), p))
-        where = listed([f"{p} ({panels[p]} times the loss of {panels[p].best})" for p in order])
+        where = listed([f"{p} ({beside(panels[p])})" for p in order])
         return f"{verb} {len(panels)} of {count(len(judged), 'panel')}: {where}."
 
     lines = [
@@ -163,7 +166,7 @@ def caveats(comparison: Comparison) -> list[str]:
         lines.append(f"Incomplete: {len(absent)} of {count(total, 'cell')} not recorded yet ({where}).")
     if comparison.settings.get("num_tasks") == 1:
         lines.append("One run each: there are no intervals, and nothing is decided.")
-    diverged, edge, hopeless, lone = [], [], [], []
+    diverged, edge, hopeless, lone, negative = [], [], [], [], []
     for panel, records in comparison.records.items():
         horizon, window = comparison.panels[panel].horizon, comparison.panels[panel].window
         for name, record in records.items():
@@ -174,6 +177,8 @@ def caveats(comparison: Comparison) -> list[str]:
                 hopeless.append(f"{name} on {panel}")
             elif record.tuned is not None and record.tuned.at_edge:
                 edge.append(f"{name} on {panel} ({number(record.tuned.rate)})")
+        if any((summary.loss_at(r, horizon, window) < 0).any() for r in records.values()):
+            negative.append(panel)
         if records and all(r.learned for r in records.values()):
             lone.append(panel)
     if diverged:
@@ -182,6 +187,8 @@ def caveats(comparison: Comparison) -> list[str]:
         lines.append(f"Every setting tried diverged on some tuning task: {listed(hopeless, 6)}.")
     if edge:
         lines.append(f"Best rate at the edge of those tried, a better one may lie outside: {listed(edge, 6)}.")
+    if negative:
+        lines.append(f"Losses below zero, where ratios say nothing: {listed(negative, 6)}.")
     if lone:
         lines.append(f"Without a baseline: {listed(lone, 6)}.")
     reasons: dict[str, list[str]] = {}

@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
     def __str__(self):
         text = quantities.estimate(self.ratio, self.low, self.high)
-        return f"{text}, {quantities.count(self.num_diverged, 'run')} diverged" if self.num_diverged else text
+        return f"{quantities.count(self.num_diverged, 'run')} diverged" if self.num_diverged else text
 
 
 def verdicts(comparison: Comparison) -> dict[str, dict[str, Verdict]]:
