@@ -56,6 +56,13 @@ def opened(browser, path, viewport=DESK, fragment="", **options):
     assert len([url for url in requests if url.startswith("file:")]) == 1
 
 
+def test_complaints_and_requests_are_noticed(browser, tmp_path):
+    for i, fault in enumerate(("<img src='http://127.0.0.1:9/x.png'>", "<script>undefined.x</script>")):
+        (tmp_path / f"{i}.html").write_text(f"<!DOCTYPE html><p>fine</p>{fault}")
+        with pytest.raises(AssertionError), opened(browser, tmp_path / f"{i}.html") as page:
+            page.wait_for_timeout(200)
+
+
 def draw_all(page):
     """Opens every panel and looks at every plot, which is when it is drawn."""
     page.evaluate("document.querySelectorAll('details').forEach(panel => { panel.open = true; })")
@@ -145,6 +152,9 @@ def test_links_open_their_panels(browser, files):
         page.locator("nav a", has_text="same").click()
         page.wait_for_function("document.getElementById('panel-3').open")
         page.wait_for_function("Math.abs(document.getElementById('panel-3').getBoundingClientRect().top) < 200")
+        page.evaluate("document.getElementById('panel-3').open = false")
+        page.locator("nav a", has_text="same").click()  # the same link again
+        page.wait_for_function("document.getElementById('panel-3').open")
     with opened(browser, files / "plain.html", fragment="#panel-2") as page:
         assert page.evaluate("document.getElementById('panel-2').open")
         page.locator("#open-all").click()

@@ -378,14 +378,14 @@ def _stacked(value: str, below: str) -> str:
 
 
 def _ratio(verdict: Verdict) -> Cell:
-    mark = {"won": " ●", "lost": " ○", "open": ""}[verdict.outcome]
+    mark = {"won": " ●", "lost": " ○", "undecided": ""}[verdict.outcome]
     below = interval((verdict.low, verdict.high))
     if verdict.num_diverged:
         below = f"{verdict.num_diverged} diverged"
     return Cell(
         _stacked(number(verdict.ratio) + mark, below),
         verdict.ratio,
-        None if verdict.outcome == "open" else verdict.outcome,
+        None if verdict.outcome == "undecided" else verdict.outcome,
     )
 
 

@@ -226,6 +226,9 @@ function openLinked() {
   target.scrollIntoView();
 }
 window.addEventListener("hashchange", openLinked);
+for (const link of document.querySelectorAll("a[href^='#']")) {
+  link.addEventListener("click", () => setTimeout(openLinked)); // also if the address stays the same
+}
 openLinked();
 const panels = [...document.querySelectorAll("details.panel")];
 const all = document.getElementById("open-all");

@@ -86,7 +86,7 @@ def _verdict(judged):
     lines = [
         on("won", "Beats the best baseline on", f"Beats the best baseline on none of {count(len(judged), 'panel')}."),
         on("lost", "Loses on"),
-        on("open", "Undecided (no interval, or one that holds 1) on"),
+        on("undecided", "Undecided (no interval, or one that holds 1) on"),
     ]
     return [line for line in lines if line]
 

@@ -23,10 +23,10 @@ class Verdict(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """Won or lost if the interval says so; a diverged run loses; else open."""
+        """Won or lost if the interval says so; a diverged run loses; else undecided."""
         if self.high < 1:
             return "won"
-        return "lost" if self.low > 1 or self.num_diverged else "open"
+        return "lost" if self.low > 1 or self.num_diverged else "undecided"
 
     def __str__(self):
         text = quantities.estimate(self.ratio, self.low, self.high)
