@@ -40,6 +40,10 @@ class AbstractTask(eqx.Module):
         """Other things worth knowing at `params`, such as the accuracy. Default: none."""
         return {}
 
+    def image(self, params: Params) -> Float[Array, "height width 3"] | None:
+        """A picture of `params`, RGB in [0, 1], of a task whose params can be looked at. Default: None, there is none."""
+        return None
+
 
 TaskFamily: TypeAlias = Callable[[PRNGKeyArray], AbstractTask]
 

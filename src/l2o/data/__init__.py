@@ -13,5 +13,6 @@ publishers and licences is in `_sources.py`.
 
 from l2o.data._formats import DataSet
 from l2o.data._load import describe, load, names
+from l2o.data._style import Pictures, load_pictures, load_style, load_vgg16
 
-__all__ = ["DataSet", "describe", "load", "names"]
+__all__ = ["DataSet", "Pictures", "describe", "load", "load_pictures", "load_style", "load_vgg16", "names"]

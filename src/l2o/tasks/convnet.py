@@ -1,7 +1,8 @@
 r"""A small convolutional net classifying images (Andrychowicz et al. 2016, section 3.3: CIFAR-10, 16-16-16 channels).
 
 Blocks $x \mapsto \mathrm{relu}(\mathrm{pool}(\mathrm{bn}(w * x)))$ with a 5 x 5 convolution, batch norm and 2 x 2
-max-pooling, then dense layers with ReLU and a linear map to the classes. The loss is the mean cross-entropy of a minibatch, in nats.
+max-pooling, then dense layers with ReLU and a linear map to the classes. The loss is the mean cross-entropy of a
+minibatch, in nats.
 """
 
 import itertools

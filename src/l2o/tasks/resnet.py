@@ -6,7 +6,6 @@ the first of every stage but the first has stride 2. The shortcut $s$ has no par
 of zeros (the paper's option A). The loss is the mean cross-entropy of a minibatch, in nats.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import equinox as eqx
