@@ -71,33 +71,27 @@ def _conv(quick):
 
 
 def _style(quick):
-    if quick:
-        horizon = 32
-        problems = {
-            "style_64": ({"size": 16}, "3.4: neural art (here of drawn shapes, 16 x 16 pixels, random features)"),
-            "style_128": ({"size": 32}, "3.4: neural art (here of drawn shapes, 32 x 32 pixels, random features)"),
-        }
-    else:
-        horizon = 128
-        vgg = {"features": "vgg16", "split": "test"}
-        problems = {
-            "style_64": (
-                {"data": "content_64", "style": "starry_night", "size": 64, **vgg},
-                "3.4: neural art, 64 x 64 pixels, test images",
-            ),
-            "style_128": (
-                {"data": "content_128_eval", "style": "scream", "size": 128, **vgg},
-                "3.4: neural art, 128 x 128 pixels, another style and test images",
-            ),
-        }
+    # (images, style, side); quick ones need no data.
+    problems = {
+        "style_64": ("synthetic", "synthetic", 16) if quick else ("content_64", "starry_night", 64),
+        "style_128": ("synthetic", "synthetic", 32) if quick else ("content_128_eval", "scream", 128),
+    }
+    horizon = 32 if quick else 128
     return {
         name: Panel(
-            functools.partial(style.family, **settings),
+            functools.partial(
+                style.family,
+                data=data,
+                split="test",
+                style=painting,
+                size=size,
+                features="random" if quick else "vgg16",
+            ),
             horizon,
             horizon,
-            f"Andrychowicz et al. 2016, {source}",
+            f"Andrychowicz et al. 2016, 3.4: neural art, {data} at {size} x {size} pixels, style {painting}",
             batch_size=None if quick else 1,
-            data=() if quick else (settings["data"], "styles", "vgg16"),
+            data=() if quick else (data, "styles", "vgg16"),
         )
-        for name, (settings, source) in problems.items()
+        for name, (data, painting, size) in problems.items()
     }
