@@ -23,13 +23,13 @@ class Features(eqx.Module):
     Average pooling, as Gatys et al. prefer to the maximum that VGG was trained with: the gradient reaches every pixel.
     """
 
-    weights: list[list[tuple[Float[Array, "3 3 channels out"], Float[Array, " out"]]]]
+    weights: list[list[tuple[Float[Array, "3 3 _ _"], Float[Array, " _"]]]]  # [stage][layer]: filters, biases
     scale: float = eqx.field(static=True)  # of the pixels
     mean: tuple[float, float, float] = eqx.field(static=True)  # of the pixels, after scaling; blue, green, red
 
     def __call__(
         self, pixels: Float[Array, "height width 3"], layers: Sequence[str]
-    ) -> dict[str, Float[Array, "rows columns channels"]]:
+    ) -> dict[str, Float[Array, "_ _ _"]]:
         """Activations of `layers` for an RGB image in [0, 1]."""
         x = (self.scale * pixels[..., ::-1] - jnp.asarray(self.mean, pixels.dtype)[None, None])[None]
         found = {}

@@ -35,8 +35,8 @@ class Style(AbstractTask):
 
     features: _vgg.Features
     content: Float[Array, "height width 3"]
-    content_targets: dict[str, Float[Array, "rows columns channels"]]
-    style_targets: dict[str, Float[Array, "channels channels"]]
+    content_targets: dict[str, Float[Array, "_ _ _"]]  # by layer: [rows, columns, channels]
+    style_targets: dict[str, Float[Array, "_ _"]]  # by layer: [channels, channels]
     weights: tuple[float, float, float] = eqx.field(static=True)
     start: str = eqx.field(static=True)
 
@@ -81,7 +81,7 @@ class _Family(eqx.Module):
 
     features: _vgg.Features
     pictures: UInt8[Array, "num height width 3"] | None
-    style_targets: dict[str, Float[Array, "channels channels"]]
+    style_targets: dict[str, Float[Array, "_ _"]]  # by layer: [channels, channels]
     content_layers: tuple[str, ...] = eqx.field(static=True)
     size: int = eqx.field(static=True)
     weights: tuple[float, float, float] = eqx.field(static=True)
