@@ -106,9 +106,9 @@ def family(
     features: str = "random",
     content_layers: Sequence[str] | None = None,
     style_layers: Sequence[str] | None = None,
-    content_weight: float = 1.0,
-    style_weight: float = 1.0,
-    variation_weight: float = 1.0,
+    content_weight: float = 10.0,
+    style_weight: float = 10.0,
+    variation_weight: float = 10.0,
     start: str = "content",
 ) -> TaskFamily:
     r"""Neural art on the pictures of one set, in one style. The defaults make a small problem that needs no data.
@@ -128,7 +128,8 @@ def family(
         with random weights too (He, Wang & Hopcroft 2016).
     - `content_layers`, `style_layers`: default Gatys et al.'s, for "vgg16" conv4_2 and conv1_1, conv2_1, ..., conv5_1. Layers
         above the deepest one are not computed.
-    - `content_weight`, `style_weight`, `variation_weight`: $\alpha$, $\beta$, $\gamma$.
+    - `content_weight`, `style_weight`, `variation_weight`: $\alpha$, $\beta$, $\gamma$. Their common factor matters to
+        SGD alone: with 10, its best rate is near 1 at 64 x 64 pixels.
     - `start`: "content", the content image, or "noise", N(0.5, 0.1^2) for every value.
 
     **Raises:** `ValueError` for a name that does not exist, pictures of another size, or images too small for the layers;
@@ -142,11 +143,17 @@ def family(
     net = _vgg.load(features, content_layers + style_layers)
     if size < 2 ** (len(net.weights) - 1):
         raise ValueError(f"Images of {size} pixels are too small for layer {max(content_layers + style_layers)}.")
-    picture = _synthetic_style(size) if style == "synthetic" else _unit(jnp.asarray(l2o.data.load_style(style, size)))
-    targets = {layer: _gram(x) for layer, x in net(picture, style_layers).items()}
+    picture = None if style == "synthetic" else jnp.asarray(l2o.data.load_style(style, size))
+    targets = _style_targets(net, picture, style_layers, size)
     pictures = None if data == "synthetic" else _pictures(data, split, size)
     weights = (content_weight, style_weight, variation_weight)
     return _Family(net, pictures, targets, content_layers, size, weights, start)
+
+
+@eqx.filter_jit  # one program: operation by operation it takes seconds to compile
+def _style_targets(net, picture, layers, size):
+    picture = _synthetic_style(size) if picture is None else _unit(picture)
+    return {layer: _gram(x) for layer, x in net(picture, layers).items()}
 
 
 def _pictures(data, split, size):
