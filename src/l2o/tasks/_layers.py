@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from l2o.tasks._start import Normal
+
 
 def conv(
     x: Float[Array, "channels height width batch"], w: Float[Array, "rows columns channels out"], stride: int = 1
@@ -53,20 +55,19 @@ def max_pool(x: Float[Array, "channels height width batch"]) -> Float[Array, "ch
     return jnp.max(x.reshape(channels, height // 2, 2, width // 2, 2, batch), axis=(2, 4))
 
 
-def init_conv(key, kernel: int, channels: int, out: int, std: float | None):
+def start_conv(kernel: int, channels: int, out: int, std: float | None):
     """Filters from N(0, std^2), by default He et al.'s 2 / fan-in, and the parameters of the batch norm that follows."""
     std = math.sqrt(2 / (kernel**2 * channels)) if std is None else std
-    w = std * jax.random.normal(key, (kernel, kernel, channels, out))
-    return {"w": w, "scale": jnp.ones(out), "offset": jnp.zeros(out)}
+    return {
+        "w": Normal((kernel, kernel, channels, out), std),
+        "scale": Normal((out,), mean=1.0),
+        "offset": Normal((out,)),
+    }
 
 
-def init_dense(key, size: int, out: int, std: float | None):
+def start_dense(size: int, out: int, std: float | None):
     """Weights from N(0, std^2), by default 2 / fan-in; biases likewise, by default 0."""
-    w_key, b_key = jax.random.split(key)
-    w = jax.random.normal(w_key, (size, out))
-    if std is None:
-        return {"w": math.sqrt(2 / size) * w, "b": jnp.zeros(out)}
-    return {"w": std * w, "b": std * jax.random.normal(b_key, (out,))}
+    return {"w": Normal((size, out), math.sqrt(2 / size) if std is None else std), "b": Normal((out,), std or 0.0)}
 
 
 def dense(x: Float[Array, "batch size"], layer) -> Float[Array, "batch out"]:

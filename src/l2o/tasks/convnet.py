@@ -12,7 +12,8 @@ import equinox as eqx
 import jax
 
 from l2o._task import AbstractTask, TaskFamily
-from l2o.tasks import _images, _layers
+from l2o.tasks import _images, _layers, _start
+from l2o.tasks._one_task import OneTask
 
 HORIZON = 100
 
@@ -36,18 +37,18 @@ class ConvNet(AbstractTask):
         shrink = 2 ** len(self.channels)
         flat = (height // shrink) * (width // shrink) * (self.channels[-1] if self.channels else depth)
         sizes = (flat, *self.dense, self.images.num_classes)
-        keys = iter(jax.random.split(key, len(self.channels) + len(sizes) - 1))
-        depths = (depth, *self.channels)
-        return {
-            "conv": [
-                _layers.init_conv(next(keys), self.kernel, fan_in, fan_out, self.init_std)
-                for fan_in, fan_out in itertools.pairwise(depths)
-            ],
-            "dense": [
-                _layers.init_dense(next(keys), fan_in, fan_out, self.init_std)
-                for fan_in, fan_out in itertools.pairwise(sizes)
-            ],
-        }
+        return _start.draw(
+            key,
+            {
+                "conv": [
+                    _layers.start_conv(self.kernel, fan_in, fan_out, self.init_std)
+                    for fan_in, fan_out in itertools.pairwise((depth, *self.channels))
+                ],
+                "dense": [
+                    _layers.start_dense(fan_in, fan_out, self.init_std) for fan_in, fan_out in itertools.pairwise(sizes)
+                ],
+            },
+        )
 
     def loss(self, params, key, *, split="train"):
         x, y = self.images.batch(key, split)
@@ -65,15 +66,6 @@ def _logits(params, x):
     for layer in params["dense"][:-1]:
         x = jax.nn.relu(_layers.dense(x, layer))
     return _layers.dense(x, params["dense"][-1])
-
-
-class _Family(eqx.Module):
-    """Holds the images once; every task it returns is the same problem, started and batched by its keys."""
-
-    task: ConvNet
-
-    def __call__(self, key):
-        return self.task
 
 
 def family(
@@ -117,4 +109,4 @@ def family(
         raise ValueError(f"Images {side} pixels wide cannot be halved once for each of `channels`, {channels}.")
     if kernel % 2 == 0:
         raise ValueError(f"`kernel` must be odd, so that the padding is the same on both sides, got {kernel}.")
-    return _Family(ConvNet(images, tuple(channels), tuple(dense), kernel, init_std))
+    return OneTask(ConvNet(images, tuple(channels), tuple(dense), kernel, init_std))

@@ -6,6 +6,7 @@ the first of every stage but the first has stride 2. The shortcut $s$ has no par
 of zeros (the paper's option A). The loss is the mean cross-entropy of a minibatch, in nats.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from l2o._task import AbstractTask, TaskFamily
-from l2o.tasks import _images, _layers
+from l2o.tasks import _images, _layers, _start
+from l2o.tasks._one_task import OneTask
 
 HORIZON = 100
 
@@ -33,14 +35,16 @@ class ResNet(AbstractTask):
         depths = [self.images.x_train.shape[3], self.channels[0]]
         for channels in self.channels:
             depths += [channels] * (2 * self.blocks)
-        *keys, dense_key = jax.random.split(key, len(depths))
-        return {
-            "conv": [
-                _layers.init_conv(k, 3, fan_in, fan_out, self.init_std)
-                for k, fan_in, fan_out in zip(keys, depths[:-1], depths[1:], strict=True)
-            ],
-            "dense": [_layers.init_dense(dense_key, depths[-1], self.images.num_classes, self.init_std)],
-        }
+        return _start.draw(
+            key,
+            {
+                "conv": [
+                    _layers.start_conv(3, fan_in, fan_out, self.init_std)
+                    for fan_in, fan_out in itertools.pairwise(depths)
+                ],
+                "dense": [_layers.start_dense(depths[-1], self.images.num_classes, self.init_std)],
+            },
+        )
 
     def loss(self, params, key, *, split="train"):
         x, y = self.images.batch(key, split)
@@ -67,15 +71,6 @@ def _conv_bn(x, layer, stride=1):
 def _shortcut(x, stride, channels):
     x = x[:, ::stride, ::stride]
     return jnp.pad(x, ((0, channels - len(x)), (0, 0), (0, 0), (0, 0)))
-
-
-class _Family(eqx.Module):
-    """Holds the images once; every task it returns is the same problem, started and batched by its keys."""
-
-    task: ResNet
-
-    def __call__(self, key):
-        return self.task
 
 
 def family(
@@ -117,4 +112,4 @@ def family(
     images = _images.load(
         data, labels=labels, downscale=downscale, batch_size=batch_size, outer_batch_size=outer_batch_size
     )
-    return _Family(ResNet(images, tuple(channels), blocks, init_std))
+    return OneTask(ResNet(images, tuple(channels), blocks, init_std))
