@@ -89,7 +89,7 @@ def test_compare_own_weights(trained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "nosuch"], "No task named 'nosuch'. Tasks: logistic, mlp"),
+        (["train", "nosuch"], "No task named 'nosuch'. Tasks: char_rnn"),
         (["train", "quadratic", "--optimizer", "nosuch"], "No optimizer named 'nosuch'. Optimizers: lstm"),
         (["train", "quadratic", "--estimator", "nosuch"], "No estimator named 'nosuch'. Estimators: bptt, pes"),
         (["train", "quadratic", "--truncation", "30"], "`truncation` must divide `horizon`, got truncation=30"),

@@ -41,7 +41,7 @@ class AbstractTask(eqx.Module):
         return {}
 
     def image(self, params: Params) -> Float[Array, "height width 3"] | None:
-        """The params as a picture with values in [0, 1], where they are one. Default: None."""
+        """A picture of `params`, RGB in [0, 1], of a task whose params can be looked at. Default: None, there is none."""
         return None
 
 

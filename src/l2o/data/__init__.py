@@ -13,5 +13,17 @@ publishers and licences are listed in `_sources.py`.
 
 from l2o.data._formats import DataSet, Text
 from l2o.data._load import describe, load, load_text, names
+from l2o.data._style import Pictures, load_pictures, load_style, load_vgg16
 
-__all__ = ["DataSet", "Text", "describe", "load", "load_text", "names"]
+__all__ = [
+    "DataSet",
+    "Pictures",
+    "Text",
+    "describe",
+    "load",
+    "load_pictures",
+    "load_style",
+    "load_text",
+    "load_vgg16",
+    "names",
+]

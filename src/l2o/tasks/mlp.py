@@ -1,5 +1,6 @@
 """A multilayer perceptron classifying images (Andrychowicz et al. 2016, section 3.2: MNIST, 784-20-10, sigmoid)."""
 
+import itertools
 import math
 
 import equinox as eqx
@@ -9,6 +10,9 @@ from jaxtyping import Array, Int, UInt8
 
 import l2o.data
 from l2o._task import AbstractTask, TaskFamily
+from l2o.tasks import _start
+from l2o.tasks._one_task import OneTask
+from l2o.tasks._start import Normal
 
 HORIZON = 100
 
@@ -29,11 +33,13 @@ class MLP(AbstractTask):
     outer_batch_size: int = eqx.field(static=True)
 
     def init(self, key):
-        keys = jax.random.split(key, len(self.sizes) - 1)
-        return [
-            {"w": self._std(fan_in) * jax.random.normal(k, (fan_in, fan_out)), "b": self._bias(k, fan_out)}
-            for k, fan_in, fan_out in zip(keys, self.sizes[:-1], self.sizes[1:], strict=True)
-        ]
+        return _start.draw(
+            key,
+            [
+                {"w": Normal((fan_in, fan_out), self._std(fan_in)), "b": Normal((fan_out,), self.init_std or 0.0)}
+                for fan_in, fan_out in itertools.pairwise(self.sizes)
+            ],
+        )
 
     def loss(self, params, key, *, split="train"):
         x, y = self._batch(key, split)
@@ -47,11 +53,6 @@ class MLP(AbstractTask):
     def _std(self, fan_in):
         return 1 / math.sqrt(fan_in) if self.init_std is None else self.init_std
 
-    def _bias(self, key, size):
-        if self.init_std is None:
-            return jnp.zeros(size)
-        return self.init_std * jax.random.normal(jax.random.fold_in(key, 1), (size,))
-
     def _batch(self, key, split):
         x, y = (self.x_test, self.y_test) if split == "test" else (self.x_train, self.y_train)
         size = self.batch_size if split == "train" else self.outer_batch_size
@@ -63,15 +64,6 @@ class MLP(AbstractTask):
         for layer in params[:-1]:
             x = ACTIVATIONS[self.activation](x @ layer["w"] + layer["b"][None])
         return x @ params[-1]["w"] + params[-1]["b"][None]
-
-
-class _Family(eqx.Module):
-    """Holds the images once; every task it returns is the same problem, started and batched by its keys."""
-
-    task: MLP
-
-    def __call__(self, key):
-        return self.task
 
 
 def family(
@@ -95,11 +87,13 @@ def family(
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"No activation named {activation!r}. Activations: {', '.join(ACTIVATIONS)}.")
+    if data not in l2o.data.names("images"):
+        raise ValueError(f"No image set named {data!r}. Image sets: {', '.join(l2o.data.names('images'))}.")
     images = l2o.data.load(data)
     x_train = images.x_train.reshape(len(images.x_train), -1)
     x_test = images.x_test.reshape(len(images.x_test), -1)
     num_classes = int(images.y_train.max()) + 1
-    return _Family(
+    return OneTask(
         MLP(
             jnp.asarray(x_train),
             jnp.asarray(images.y_train, jnp.int32),
