@@ -148,6 +148,13 @@ def test_missing_cells_are_those_neither_recorded_nor_left_out():
     assert "Incomplete: 1 of 8 cells not recorded yet (adam on hard)." in text.caveats(part)
 
 
+def test_baselines_that_were_not_tuned_are_named():
+    mixed = comparison({"p": {"adam": record(decay(), tuned=tuned()), "lbfgs": record(decay(0.5))}})
+    assert "Not tuned (no learning rate to tune, or taken as given): lbfgs." in text.caveats(mixed)
+    assert text.facts(mixed)["Tuning"].startswith("grid search, 4 trials a baseline")
+    assert text.facts(comparison({"p": {"adam": record(decay())}}))["Tuning"].startswith("none")
+
+
 def test_a_single_run_decides_nothing():
     records = {
         "one": {

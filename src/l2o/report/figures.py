@@ -57,7 +57,9 @@ def figure(
             axis.axvline(line, **_HORIZON)
             axis.annotate(" horizon", (line, 0.01), xycoords=("data", "axes fraction"), fontsize=7, color="0.35")
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
-        axis.legend(fontsize=7.5, title="optimizer (tuned rate)", title_fontsize=7.5)
+        # More than a few names would hide what they name.
+        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(shown) > 6 else {}
+        axis.legend(fontsize=7.5, title="optimizer (tuned rate)", title_fontsize=7.5, **place)
     return _save(fig, path, also)
 
 

@@ -33,7 +33,10 @@ def facts(
     if "num_tasks" in settings:
         runs = count(settings["num_tasks"], "task")
         found["Runs"] = f"{runs} a panel, with the same starts and minibatches for every optimizer"
-    if "search" in settings:
+    baseline_records = [r for records in comparison.records.values() for r in records.values() if not r.learned]
+    if baseline_records and all(record.tuned is None for record in baseline_records):
+        found["Tuning"] = "none: baselines are taken as they are"
+    elif "search" in settings:
         found["Tuning"] = f"{_search(settings['search'])}, on {count(settings['tune_tasks'], 'other task')}"
     if "key" in settings:
         found["Key"] = " ".join(str(word) for word in np.ravel(settings["key"]))
@@ -187,6 +190,12 @@ def caveats(comparison: Comparison) -> list[str]:
         lines.append(f"Every setting tried diverged on some tuning task: {listed(hopeless, 6)}.")
     if edge:
         lines.append(f"Best rate at the edge of those tried, a better one may lie outside: {listed(edge, 6)}.")
+    untuned = {
+        n for records in comparison.records.values() for n, r in records.items() if not r.learned and r.tuned is None
+    }
+    if untuned:
+        names = [n for n in all_optimizers(comparison) if n in untuned]
+        lines.append(f"Not tuned (no learning rate to tune, or taken as given): {listed(names, 6)}.")
     if negative:
         lines.append(f"Losses below zero, where ratios say nothing: {listed(negative, 6)}.")
     if lone:
