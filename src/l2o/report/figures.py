@@ -35,7 +35,8 @@ def figure(
         drawn_as = styles({n: panels[title][n].learned for title in names for n in names[title]})
     columns = max(1, min(len(names), 4))
     lines = max(1, -(-len(names) // columns))
-    size = (5.2 * columns, 3.8 * lines)
+    beside = max(map(len, names.values()), default=0) > 6  # more than a few names would hide what they name
+    size = ((7.4 if beside else 5.2) * columns, 3.8 * lines)
     fig, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
@@ -57,8 +58,7 @@ def figure(
             axis.axvline(line, **_HORIZON)
             axis.annotate(" horizon", (line, 0.01), xycoords=("data", "axes fraction"), fontsize=7, color="0.35")
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
-        # More than a few names would hide what they name.
-        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(shown) > 6 else {}
+        place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {}
         axis.legend(fontsize=7.5, title="optimizer (tuned rate)", title_fontsize=7.5, **place)
     return _save(fig, path, also)
 
