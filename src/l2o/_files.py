@@ -1,4 +1,4 @@
-"""Files written whole or not at all. (Nothing here needs JAX: `l2o.torch` writes files too.)"""
+"""Files written whole or not at all. No JAX here: `l2o.torch` writes files too."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights files without a framework: which ship, where they are, what they hold. (Nothing here needs JAX.)"""
+"""Weights files without a framework: which ship, where they are, what they hold. No JAX here either."""
 
 from pathlib import Path
 

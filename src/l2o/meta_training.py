@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from l2o import _devices
 from l2o._checkpoint import Checkpoints
-from l2o._inner import AbstractInnerProblem, InnerTraining
+from l2o._inner import InnerTraining
 from l2o._optimizer import AbstractLearnedOptimizer
 from l2o._task import TaskFamily, check_family
 from l2o.estimators import AbstractGradientEstimator
@@ -113,7 +113,8 @@ def meta_train(
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
     if isinstance(estimator.problem, InnerTraining):
         check_family(estimator.problem.family, jax.random.fold_in(key, 1))
-    devices = _devices.share(estimator.num_tasks, devices)
+    devices = _devices.share(estimator.num_tasks if estimator.jitted else 1, devices)
+    init, estimate = (_init_jitted, _estimate_jitted) if estimator.jitted else (_init, _estimate)
     checkpoints = (
         None
         if folder is None
@@ -131,7 +132,7 @@ def meta_train(
         "arrays": arrays,
         "outer_state": outer_opt.init(arrays),
         "episodes": [
-            _init(part, *_devices.put((optimizer, k), device))
+            init(part, *_devices.put((optimizer, k), device))
             for part, k, device in zip(parts, init_keys, devices, strict=True)
         ],
         "best": arrays,
@@ -169,7 +170,7 @@ def meta_train(
             step_keys = jax.random.split(jax.random.fold_in(train_key, step), len(devices))
             current = eqx.combine(run["arrays"], static)
             results = _devices.run_on_each(
-                _estimate,
+                estimate,
                 [
                     (part, *_devices.put((current, episodes, k), device))
                     for part, episodes, k, device in zip(parts, run["episodes"], step_keys, devices, strict=True)
@@ -229,20 +230,21 @@ def meta_train(
         num_steps=step,
         num_skipped=int(run["num_skipped"]),
         num_diverged=int(run["num_diverged"]),
-        num_episodes=_num_episodes(estimator.problem, estimator.num_tasks * step),
+        num_episodes=_num_episodes(estimator, step),
         seconds=float(run["seconds"]),
         history=history,
     )
 
 
-@eqx.filter_jit
 def _init(estimator, optimizer, key):
     return estimator.init(optimizer, key)
 
 
-@eqx.filter_jit
 def _estimate(estimator, optimizer, episodes, key):
     return estimator.estimate(optimizer, episodes, key)
+
+
+_init_jitted, _estimate_jitted = eqx.filter_jit(_init), eqx.filter_jit(_estimate)
 
 
 @eqx.filter_jit
@@ -253,7 +255,10 @@ def _outer_step(outer_opt, arrays, outer_state, gradients):
     return eqx.apply_updates(arrays, updates), outer_state, optax.tree.norm(mean)
 
 
-def _num_episodes(problem: AbstractInnerProblem, num_truncations: int) -> float:
+def _num_episodes(estimator: AbstractGradientEstimator, num_steps: int) -> float:
+    num_truncations, problem = estimator.num_tasks * num_steps, estimator.problem
     if isinstance(problem, InnerTraining):
         return num_truncations * problem.truncation / problem.horizon
-    return float("nan")
+    return (
+        float("nan") if problem is not None else float(num_truncations)
+    )  # without a problem, every call is whole episodes

@@ -36,9 +36,7 @@ def save(path: str | Path, optimizer: AbstractLearnedOptimizer, state: PyTree, p
     arrays = {f"0{jax.tree_util.keystr(key)}": np.array(leaf, order="C") for key, leaf in leaves}
     path = Path(path)
     check_writable(path.absolute().parent)
-    write_whole(
-        path, safetensors.numpy.save(arrays, metadata={"format": _FORMAT, "groups": json.dumps([group])})
-    )
+    write_whole(path, safetensors.numpy.save(arrays, metadata={"format": _FORMAT, "groups": json.dumps([group])}))
 
 
 def load(path: str | Path, optimizer: AbstractLearnedOptimizer, params: PyTree, *, group: int = 0) -> PyTree:
@@ -55,7 +53,9 @@ def load(path: str | Path, optimizer: AbstractLearnedOptimizer, params: PyTree, 
         raise ValueError(f"{path} holds {len(groups)} parameter groups, and so no group {group}.")
     for what, value in _description(optimizer, params).items():
         if groups[group][what] != value:
-            raise ValueError(f"Group {group} in {path} has {what} {groups[group][what]}, the optimizer and params {value}.")
+            raise ValueError(
+                f"Group {group} in {path} has {what} {groups[group][what]}, the optimizer and params {value}."
+            )
 
     def fill(key, leaf):
         name = f"{group}{jax.tree_util.keystr(key)}"

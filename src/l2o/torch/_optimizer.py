@@ -94,7 +94,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             raise
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates the parameters from their gradients; returns the closure's loss."""
         loss = None
         if closure is not None:

@@ -78,7 +78,9 @@ class Recorder(TorchFunctionMode):
                     state = optimizer.state.get(p, {}).get("state")
                     self._before[p] = p.detach().clone(), None if state is None else state.clone()
         elif self._optimizer is not optimizer:
-            raise ValueError("A recording is of one optimizer; a second LearnedOptimizer took a step. Use a new Recorder.")
+            raise ValueError(
+                "A recording is of one optimizer; a second LearnedOptimizer took a step. Use a new Recorder."
+            )
 
     @torch.no_grad()
     def _post(self, optimizer, args, kwargs):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,17 +30,8 @@ def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
         states = [optimizer._state_of(rule, p).cpu() for p in group["params"]]
         for name, part in rule.unpack(torch.cat(states, dim=1)).items():
             arrays[f"{index}{name}"] = part.contiguous()
-        options = {name: float(v) if isinstance(v, Tensor) else v for name, v in group.items() if name != "params"}
-        weights = options.pop("weights")
-        described = weights if isinstance(weights, dict) else load_weights(weights)
-        groups.append(
-            {
-                "architecture": described["architecture"],
-                "arguments": described["arguments"],
-                "shapes": [list(p.shape) for p in group["params"]],
-                "options": {name: v for name, v in options.items() if isinstance(v, bool | int | float | str)},
-            }
-        )
+        options = {name: float(v) if isinstance(v, Tensor) else v for name, v in group.items()}
+        groups.append({**_description(group), "options": {k: v for k, v in options.items() if _is_rate(k, v)}})
     path = Path(path)
     check_writable(path.absolute().parent)
     # Groups may share a tensor's storage, which safetensors refuses: every part is a copy of its own.
@@ -65,13 +57,7 @@ def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
         )
     loaded = []
     for index, (saved, group) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
-        weights = group["weights"] if isinstance(group["weights"], dict) else load_weights(group["weights"])
-        ours = {
-            "architecture": weights["architecture"],
-            "arguments": weights["arguments"],
-            "shapes": [list(p.shape) for p in group["params"]],
-        }
-        for what, value in ours.items():
+        for what, value in _description(group).items():
             if saved[what] != value:
                 raise ValueError(f"Group {index} in {path} has {what} {saved[what]}, the optimizer's {value}.")
         rule = optimizer._rule(index, torch.device("cpu"))
@@ -81,3 +67,14 @@ def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
         group.update(saved["options"])
         for p, state in zip(group["params"], states, strict=True):
             optimizer.state[p]["state"] = state.to(p.device)
+
+
+def _description(group) -> dict[str, Any]:
+    weights = group["weights"] if isinstance(group["weights"], dict) else load_weights(group["weights"])
+    shapes = [list(p.shape) for p in group["params"]]
+    return {"architecture": weights["architecture"], "arguments": weights["arguments"], "shapes": shapes}
+
+
+def _is_rate(name, value) -> bool:
+    """`lr`, `weight_decay`, and what schedulers add, such as `initial_lr`."""
+    return name != "weights" and isinstance(value, bool | int | float | str)
