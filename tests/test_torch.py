@@ -139,7 +139,7 @@ def test_what_drift_there_is_at_the_full_rate_is_that_of_the_rule_itself(name, d
         moved = jax.tree.map(lambda a: jnp.nextafter(jnp.asarray(a), 9.0), torch_nets.start(dtype=dtype))
         itself = drift(in_jax(optimizer, 200, dtype, moved)[0], expected)
     actual = drift(in_torch(weights, 200, dtype), expected)
-    assert (np.maximum.accumulate(actual) < 100 * np.maximum.accumulate(itself)).all()
+    assert (np.maximum.accumulate(actual) < 100 * np.maximum.accumulate(itself) + limit / 1000).all()
     assert actual[:10].max() < limit / 1000  # before it has grown
 
 
