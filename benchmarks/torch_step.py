@@ -1,11 +1,11 @@
 """One step of every shipped optimizer on a million parameters, in PyTorch and in JAX, against each framework's Adam.
 
-    python benchmarks/torch_step.py [--num 1000000] [--repeats 11] [--cores 1]
+    python benchmarks/torch_step.py [--num 1000000] [--repeats 11]
 
-Single precision, gradients given, state donated where JAX can. Everything is warmed up and then timed in turn, A B C A B C,
-so that a busy machine disturbs all alike; figures are medians, and "twin" is the median of the ratios within each turn. "CPU" is
-the time that the process had the core for, all threads: what the clock shows when nobody else wants it. Then
-where the time goes: what a step must compute and move, at the peaks measured here, and the parts of one step, alone (the
+One core, single precision, gradients given, state donated where JAX can. Everything is warmed up and then timed in turn,
+A B C A B C, so that a busy machine disturbs all alike; figures are medians, and "twin" is the median of the ratios within
+each turn. "CPU" is the time that the process had the core for, all threads: what the clock shows when nobody else wants it.
+Then where the time goes: what a step must compute and move, at the peaks measured here, and the parts of one step, alone (the
 least of their times). Last, the drift of the two trajectories of 200 steps of a 784-5-10 perceptron on the MNIST sample.
 """
 
@@ -14,18 +14,8 @@ import functools
 import os
 import time
 
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--cores", type=int, default=1)
-    return parser.parse_args()
-
-
-ARGUMENTS = parse() if __name__ == "__main__" else None
-if ARGUMENTS is not None and hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-ARGUMENTS.cores :])  # before any threads start
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before any threads start
 
 import jax
 import jax.numpy as jnp
@@ -209,9 +199,13 @@ def drift(name, x64, num_steps=200):
 
 
 def main():
-    num, repeats = ARGUMENTS.num, ARGUMENTS.repeats
-    torch.set_num_threads(ARGUMENTS.cores)
-    print(f"torch {torch.__version__}, jax {jax.__version__}, {ARGUMENTS.cores} core(s)\n")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--num", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=11)
+    arguments = parser.parse_args()
+    num, repeats = arguments.num, arguments.repeats
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, jax {jax.__version__}\n")
     ratios, seconds = table(num, repeats)
     for name in l2o.pretrained.names():
         if l2o.pretrained.header(name)["architecture"] == "lstm":

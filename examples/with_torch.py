@@ -13,7 +13,7 @@ for p in model.parameters():
     torch.nn.init.normal_(p, std=0.01)  # how lstm-mnist's problems start
 optimizer = LearnedOptimizer(model.parameters(), "lstm-mnist")
 
-for step in range(100):
+for _ in range(100):
     batch = torch.randint(len(x), (128,))
     optimizer.zero_grad()
     loss = torch.nn.functional.cross_entropy(model(x[batch]), y[batch])
