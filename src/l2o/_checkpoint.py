@@ -5,7 +5,6 @@ checkpoint), events.out.tfevents.* (TensorBoard), checkpoints/STEP (orbax, writt
 """
 
 import json
-import os
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
+
+from l2o._files import check_writable as check_writable
+from l2o._files import write_whole as write_whole
 
 
 class Checkpoints:
@@ -88,19 +90,6 @@ class Checkpoints:
         return tensorboardX.SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def check_free(folder: Path) -> None:
     """Makes sure that a new run in `folder` would not be mixed with an old one.
 
@@ -114,22 +103,6 @@ def check_free(folder: Path) -> None:
 
 def _holds_run(folder):
     return (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists()
-
-
-def check_writable(folder: Path) -> None:
-    """Makes the folder and tries it.
-
-    **Raises:** `OSError` saying what is wrong: a read-only place, a full disk, a file in the way.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / ".writable", b"\0" * 4096)
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise OSError(
-            f"Cannot write to {folder}: {error.strerror or error}. Free some space or choose another folder; "
-            "nothing has been run."
-        ) from error
 
 
 def _to_raw(tree):

@@ -229,24 +229,14 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
     )
     arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
 
-    def replay(arrays, params, opt_state, gradients, loss_gradients):
-        """The same steps again for some coordinates, gradients given; sum of w_t <loss gradient_t, params_t>."""
-        optimizer = eqx.combine(arrays, static)
-
-        @jax.checkpoint
-        def step(carry, inputs):
-            params, opt_state = carry
-            gradient, loss_gradient, weight = inputs
-            surrogate = weight * jnp.dot(loss_gradient, params)
-            updates, opt_state = optimizer.update_coordinates(gradient, opt_state, params)
-            return (params + updates.astype(params.dtype), opt_state), surrogate
-
-        final, surrogates = jax.lax.scan(step, (params, opt_state), (gradients, loss_gradients, ct_losses))
-        return jnp.sum(surrogates), final
-
     def backward(coordinates, ct_final):
         """Cotangents of (arrays, params, opt_state) for a set of coordinates."""
-        _, pullback = jax.vjp(lambda a, p, s: replay(a, p, s, *coordinates[2:]), arrays, *coordinates[:2])
+        params, opt_state, gradients, loss_gradients = coordinates
+
+        def again(arrays, params, opt_state):
+            return replay(eqx.combine(arrays, static), params, opt_state, gradients, loss_gradients, ct_losses)
+
+        _, pullback = jax.vjp(again, arrays, params, opt_state)
         return pullback((jnp.ones((), gradients.dtype), ct_final))
 
     everything = (params, state.opt_state, gradients, loss_gradients)  # coordinates on the last axis of every leaf
@@ -262,7 +252,7 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
         ct_arrays, _, _ = backward((params, opt_state, gradients, loss_gradients * weight[None]), ct_final)
         ct_params, ct_opt_state = jax.tree.map(jnp.zeros_like, (state.params, state.opt_state))  # not asked for
     else:
-        blocks = jax.tree.map(functools.partial(_to_blocks, size=max(1, min(form.size, num))), (everything, ct_final))
+        blocks = jax.tree.map(functools.partial(to_blocks, size=max(1, min(form.size, num))), (everything, ct_final))
 
         def one_block(total, block):
             ct_arrays, ct_params, ct_opt_state = backward(*block)
@@ -273,6 +263,35 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
         ct_initial = jax.tree.map(functools.partial(_from_blocks, num=num), ct_initial)
         ct_params, ct_opt_state = unravel(ct_initial[0]), ct_initial[1]
     return ct_arrays, eqx.filter(InnerState(ct_params, ct_opt_state, jnp.zeros((), jnp.int32)), eqx.is_inexact_array)
+
+
+def replay(
+    optimizer: AbstractCoordinatewise,
+    params: Float[Array, " num"],
+    opt_state: PyTree,
+    gradients: PyTree,
+    loss_gradients: Float[Array, "length num"],
+    weights: Float[Array, " length"],
+) -> tuple[Float[Array, ""], tuple[Float[Array, " num"], PyTree]]:
+    r"""The steps of an unroll again, for some coordinates, gradients given. No task is needed.
+
+    Returns $\sum_t w_t \langle \nabla_t, \theta_t \rangle$, whose derivative with respect to $\varphi$, $\theta_0$ and $h_0$ is
+    that of the meta-loss $\sum_t w_t f(\theta_t)$, and the final (params, opt_state).
+
+    **Arguments:** `gradients`: what `update_coordinates` is fed at each step, [length, ...]; `loss_gradients`:
+    $\nabla_t$; `weights`: $w_t$.
+    """
+
+    @jax.checkpoint
+    def step(carry, inputs):
+        params, opt_state = carry
+        gradient, loss_gradient, weight = inputs
+        surrogate = weight * jnp.dot(loss_gradient, params)
+        updates, opt_state = optimizer.update_coordinates(gradient, opt_state, params)
+        return (params + updates.astype(params.dtype), opt_state), surrogate
+
+    final, surrogates = jax.lax.scan(step, (params, opt_state), (gradients, loss_gradients, weights))
+    return jnp.sum(surrogates), final
 
 
 def _draw(key, cotangents, count, uniform):
@@ -289,7 +308,7 @@ def _draw(key, cotangents, count, uniform):
     return index, (1 / (count * probability[index])).astype(cotangents.dtype)
 
 
-def _to_blocks(x, *, size):
+def to_blocks(x, *, size):
     """[..., num] -> [num_blocks, ..., size], padded with zeros."""
     num_blocks = -(-x.shape[-1] // size)
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, num_blocks * size - x.shape[-1])])

@@ -114,7 +114,8 @@ def meta_train(
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
     if isinstance(estimator.problem, InnerTraining):
         check_family(estimator.problem.family, jax.random.fold_in(key, 1))
-    devices = _devices.share(estimator.num_tasks, devices)
+    devices = _devices.share(estimator.num_tasks if estimator.jitted else 1, devices)
+    init, estimate = (_init_jitted, _estimate_jitted) if estimator.jitted else (_init, _estimate)
     checkpoints = (
         None
         if folder is None
@@ -132,7 +133,7 @@ def meta_train(
         "arrays": arrays,
         "outer_state": outer_opt.init(arrays),
         "episodes": [
-            _init(part, *_devices.put((optimizer, k), device))
+            init(part, *_devices.put((optimizer, k), device))
             for part, k, device in zip(parts, init_keys, devices, strict=True)
         ],
         "best": arrays,
@@ -170,7 +171,7 @@ def meta_train(
             step_keys = jax.random.split(jax.random.fold_in(train_key, step), len(devices))
             current = eqx.combine(run["arrays"], static)
             results = _devices.run_on_each(
-                _estimate,
+                estimate,
                 [
                     (part, *_devices.put((current, episodes, k), device))
                     for part, episodes, k, device in zip(parts, run["episodes"], step_keys, devices, strict=True)
@@ -223,7 +224,9 @@ def meta_train(
 
     last = eqx.combine(run["arrays"], static)
     has_best = bool(np.isfinite(run["best_score"]))
-    num_inner_steps = step * estimator.num_particles * getattr(estimator.problem, "truncation", float("nan"))
+    problem = estimator.problem or estimator  # one without a problem runs whole episodes at every call
+    truncation = getattr(problem, "truncation", float("nan"))
+    num_inner_steps = step * estimator.num_particles * truncation
     return MetaTrained(
         optimizer=eqx.combine(run["best"], static) if has_best else last,
         last=last,
@@ -231,21 +234,22 @@ def meta_train(
         num_steps=step,
         num_skipped=int(run["num_skipped"]),
         num_diverged=int(run["num_diverged"]),
-        num_episodes=num_inner_steps / getattr(estimator.problem, "horizon", float("nan")),
+        num_episodes=num_inner_steps / getattr(problem, "horizon", truncation),
         num_inner_steps=num_inner_steps,
         seconds=float(run["seconds"]),
         history=history,
     )
 
 
-@eqx.filter_jit
 def _init(estimator, optimizer, key):
     return estimator.init(optimizer, key)
 
 
-@eqx.filter_jit
 def _estimate(estimator, optimizer, episodes, key):
     return estimator.estimate(optimizer, episodes, key)
+
+
+_init_jitted, _estimate_jitted = eqx.filter_jit(_init), eqx.filter_jit(_estimate)
 
 
 @eqx.filter_jit

@@ -1,13 +1,13 @@
 """The interface of meta-gradient estimators."""
 
 import abc
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from l2o._inner import AbstractInnerProblem
 from l2o._optimizer import AbstractLearnedOptimizer
 
 
@@ -20,9 +20,14 @@ class Estimate(eqx.Module):
 
 
 class AbstractGradientEstimator(eqx.Module):
-    """Estimates the meta-gradient from `num_tasks` episodes run side by side."""
+    """Estimates the meta-gradient from `num_tasks` episodes run side by side.
 
-    problem: eqx.AbstractVar[AbstractInnerProblem]
+    `problem` is `None` where something that JAX knows nothing of runs the episodes, whole ones at every call.
+    """
+
+    jitted: ClassVar[bool] = True  # False: `init` and `estimate` are plain Python, run on the host as they are
+
+    problem: eqx.AbstractVar[Any]  # an AbstractInnerProblem, or None
     num_tasks: eqx.AbstractVar[int]
 
     @property

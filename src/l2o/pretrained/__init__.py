@@ -15,22 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2o import _plugins
-from l2o._checkpoint import check_writable, write_whole
+from l2o import _plugins, _weights
+from l2o._files import check_writable, write_whole
 from l2o._optimizer import AbstractLearnedOptimizer
-
-_FOLDER = Path(__file__).parent
-_FORMAT = "l2o-1"
-
-
-def names() -> list[str]:
-    """Names of the optimizers that ship with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
+from l2o._weights import names as names
 
 
 def describe(name: str) -> str:
     """The card of a shipped optimizer (Markdown): what it was trained on, its measured wins and losses."""
-    return _shipped(name).with_suffix(".md").read_text()
+    return _weights.shipped(name).with_suffix(".md").read_text()
 
 
 def save(
@@ -49,17 +42,33 @@ def save(
     """
     import safetensors.numpy
 
+    contents = as_dict(optimizer)
     header = {
-        "format": _FORMAT,
-        "architecture": _architecture(optimizer),
-        "arguments": json.dumps(_arguments(optimizer)),
+        "format": _weights.FORMAT,
+        "architecture": contents["architecture"],
+        "arguments": json.dumps(contents["arguments"]),
         "recipe": json.dumps(recipe or {}),
         "licence": licence,
         "versions": json.dumps(_versions()),
     }
     path = Path(path)
     check_writable(path.absolute().parent)
-    write_whole(path, safetensors.numpy.save(_leaves(optimizer), metadata=header))
+    write_whole(path, safetensors.numpy.save(contents["arrays"], metadata=header))
+
+
+def as_dict(optimizer: AbstractLearnedOptimizer) -> dict[str, Any]:
+    """What a weights file holds, in plain containers: "architecture", "arguments" and "arrays" by their path.
+
+    `l2o.torch.LearnedOptimizer` takes it in the place of a name, so weights go from one framework to the other in memory.
+
+    **Raises:** `ValueError` if the optimizer is not of an architecture of this package.
+    """
+    arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(optimizer, eqx.is_inexact_array))
+    return {
+        "architecture": _architecture(optimizer),
+        "arguments": _arguments(optimizer),
+        "arrays": {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in arrays},
+    }
 
 
 def load(name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = None) -> AbstractLearnedOptimizer:
@@ -70,8 +79,8 @@ def load(name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = No
     **Raises:** `ValueError` if there is none of that name, or the file is truncated, not safetensors, not written by
     l2o, or of another architecture.
     """
-    path = _resolve(name_or_path)
-    leaves, header = _read(path)
+    path = _weights.resolve(name_or_path)
+    leaves, header = _weights.read(path)
     saved = header["architecture"]
     arguments = json.loads(header["arguments"])
     module = _plugins.get("architectures", saved)
@@ -112,43 +121,8 @@ def header(name_or_path: str | Path) -> dict[str, Any]:
 
     **Raises:** as `load`.
     """
-    raw = _read(_resolve(name_or_path))[1]
+    raw = _weights.read(_weights.resolve(name_or_path))[1]
     return {k: json.loads(v) if k in ("arguments", "recipe", "versions") else v for k, v in raw.items()}
-
-
-def _read(path):
-    import safetensors
-
-    try:
-        with safetensors.safe_open(str(path), framework="numpy") as file:
-            header = file.metadata() or {}
-            leaves = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}). It may be truncated or of another kind."
-        ) from error
-    if header.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} is a safetensors file, but not of a learned optimizer saved by l2o (format {header.get('format')!r})."
-        )
-    return leaves, header
-
-
-def _resolve(name_or_path):
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    if path.suffix == ".safetensors" or len(path.parts) > 1:
-        raise ValueError(f"No weights file at {path}. Shipped optimizers: {', '.join(names())}.")
-    return _shipped(str(name_or_path))
-
-
-def _shipped(name):
-    if name not in names():
-        raise ValueError(
-            f"No pretrained optimizer named {name!r}. Shipped: {', '.join(names())}; or pass a file's path."
-        )
-    return _FOLDER / f"{name}.safetensors"
 
 
 def _architecture(optimizer):
@@ -166,11 +140,6 @@ def _arguments(optimizer):
     """Constructor arguments, which architectures keep as static fields of the same names."""
     parameters = inspect.signature(type(optimizer).__init__).parameters
     return {name: getattr(optimizer, name) for name in parameters if name not in ("self", "key")}
-
-
-def _leaves(optimizer):
-    arrays = eqx.filter(optimizer, eqx.is_inexact_array)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
 
 
 def _versions():

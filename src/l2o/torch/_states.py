@@ -1,0 +1,80 @@
+"""An optimizer's state on disk, for PyTorch and JAX alike (`l2o.states` is the other side, and describes the format)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2o import _weights
+from l2o._files import check_writable, write_whole
+from l2o.torch._optimizer import LearnedOptimizer, load_weights
+
+_FORMAT = "l2o-state-1"
+_WHAT = "of an optimizer's state saved by l2o"
+
+
+def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
+    """Writes the states and rates of all groups to a safetensors file, whole or not at all. Nothing is pickled.
+
+    `load_state` reads it; a group can also be continued in JAX by `l2o.states.load`. The parameters are yours to save.
+
+    **Raises:** `OSError` if `path` cannot be written.
+    """
+    import safetensors.torch
+
+    arrays, groups = {}, []
+    for index, group in enumerate(optimizer.param_groups):
+        rule = optimizer._rule(index, torch.device("cpu"))
+        states = [optimizer._state_of(rule, p).cpu() for p in group["params"]]
+        for name, part in rule.unpack(torch.cat(states, dim=1)).items():
+            arrays[f"{index}{name}"] = part.contiguous()
+        options = {name: float(v) if isinstance(v, Tensor) else v for name, v in group.items()}
+        groups.append({**_description(group), "options": {k: v for k, v in options.items() if _is_rate(k, v)}})
+    path = Path(path)
+    check_writable(path.absolute().parent)
+    # Groups may share a tensor's storage, which safetensors refuses: every part is a copy of its own.
+    content = safetensors.torch.save(
+        {name: array.clone() for name, array in arrays.items()},
+        metadata={"format": _FORMAT, "groups": json.dumps(groups)},
+    )
+    write_whole(path, content)
+
+
+def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
+    """Puts the states and rates that `save_state` (or `l2o.states.save`, which knows no rates) wrote into `optimizer`.
+
+    **Raises:** `ValueError` if the file is not whole or not of a state, or is of other groups, parameter shapes or weights'
+    architecture and arguments than the optimizer's; the optimizer is then unchanged.
+    """
+    arrays, header = _weights.read(Path(path), _FORMAT, _WHAT)
+    groups = json.loads(header["groups"])
+    if len(groups) != len(optimizer.param_groups):
+        raise ValueError(
+            f"{path} holds {len(groups)} parameter groups, the optimizer has {len(optimizer.param_groups)}. Make it with the "
+            "same groups first."
+        )
+    loaded = []
+    for index, (saved, group) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
+        for what, value in _description(group).items():
+            if saved[what] != value:
+                raise ValueError(f"Group {index} in {path} has {what} {saved[what]}, the optimizer's {value}.")
+        rule = optimizer._rule(index, torch.device("cpu"))
+        parts = {name: torch.from_numpy(arrays[f"{index}{name}"]).to(rule.dtype) for name in rule.state_shapes}
+        loaded.append(rule.pack(parts).split([p.numel() for p in group["params"]], dim=1))
+    for saved, group, states in zip(groups, optimizer.param_groups, loaded, strict=True):
+        group.update(saved["options"])
+        for p, state in zip(group["params"], states, strict=True):
+            optimizer.state[p]["state"] = state.to(p.device)
+
+
+def _description(group) -> dict[str, Any]:
+    weights = group["weights"] if isinstance(group["weights"], dict) else load_weights(group["weights"])
+    shapes = [list(p.shape) for p in group["params"]]
+    return {"architecture": weights["architecture"], "arguments": weights["arguments"], "shapes": shapes}
+
+
+def _is_rate(name, value) -> bool:
+    """`lr`, `weight_decay`, and what schedulers add, such as `initial_lr`."""
+    return name != "weights" and isinstance(value, bool | int | float | str)

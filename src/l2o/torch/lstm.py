@@ -1,0 +1,99 @@
+"""The coordinatewise LSTM: twin of `l2o.architectures.lstm`, where the equations are."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from l2o.torch._rule import AbstractCoordinatewise
+
+
+def _tanh_(x: Tensor) -> Tensor:
+    """In place. By way of the logistic function: on a CPU torch's own tanh takes six times as long."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+
+def _preprocess(gradients: Tensor, p: float, out: Tensor) -> None:
+    """`l2o.architectures.lstm.preprocess`, into the two rows of `out`."""
+    magnitude = gradients.abs()
+    large = magnitude >= math.exp(-p)
+    out[0] = torch.where(large, magnitude, 1.0).log_().div_(p).masked_fill_(~large, -1.0)
+    out[1] = torch.where(large, gradients.sign(), math.exp(p) * gradients)
+
+
+class LSTM(AbstractCoordinatewise):
+    """Coordinatewise LSTM optimizer. Rows of the state: hidden units of all layers, then cells of all layers."""
+
+    def __init__(self, cells, readout, bias, *, num_units: int, preprocessing: float | None, output_scale: float):
+        self.cells = cells  # (weight [4 units, inputs + units], bias [4 units, 1]) of each layer
+        self.readout = readout  # [units]
+        self.bias = bias
+        self.num_units = num_units
+        self.preprocessing = preprocessing
+        self.output_scale = output_scale
+        self.dtype = bias.dtype
+        layers = range(len(cells))
+        self.state_shapes = {f"[{layer}][{part}]": (num_units,) for part in (0, 1) for layer in layers}
+
+    def to(self, device):
+        return LSTM(
+            [(weight.to(device), bias.to(device)) for weight, bias in self.cells],
+            self.readout.to(device),
+            self.bias.to(device),
+            num_units=self.num_units,
+            preprocessing=self.preprocessing,
+            output_scale=self.output_scale,
+        )
+
+    def update_(self, gradients, state, params):
+        units, layers = self.num_units, len(self.cells)
+        hidden, memory = state[: layers * units], state[layers * units :]
+        num_inputs = 1 if self.preprocessing is None else 2
+        x = gradients.new_empty(num_inputs + units, len(gradients))
+        if self.preprocessing is None:
+            x[0] = gradients
+        else:
+            _preprocess(gradients, self.preprocessing, out=x[:2])
+        x[num_inputs:] = hidden[:units]
+        for layer, (weight, bias) in enumerate(self.cells):
+            rows = slice(layer * units, (layer + 1) * units)
+            gates = torch.addmm(bias, weight, x)
+            gates[: 3 * units].sigmoid_()
+            i, f, o, z = gates.split(units)
+            c = memory[rows]
+            c.mul_(f).addcmul_(i, _tanh_(z))
+            torch.mul(o, _tanh_(z.copy_(c)), out=hidden[rows])
+            # What the next layer is fed, this layer's new output and its own old one, are adjacent rows.
+            x = hidden[layer * units : (layer + 2) * units]
+        return (self.readout @ x[:units]).add_(self.bias).mul_(self.output_scale)
+
+
+def build(
+    arrays: dict[str, Tensor],
+    *,
+    num_layers: int = 2,
+    num_units: int = 20,
+    preprocessing: float | None = 10.0,
+    output_scale: float = 0.1,
+) -> LSTM:
+    """The rule from a weights file's arrays; arguments as of `l2o.architectures.lstm.LSTM`.
+
+    **Raises:** `ValueError` if an array is missing or of another shape.
+    """
+    sizes = [1 if preprocessing is None else 2] + [num_units] * num_layers
+    expected: dict[str, tuple[int, ...]] = {".readout": (num_units,), ".bias": ()}
+    for layer in range(num_layers):
+        expected[f".cells[{layer}].weight"] = (4 * num_units, sizes[layer] + num_units)
+        expected[f".cells[{layer}].bias"] = (4 * num_units,)
+    for path, shape in expected.items():
+        found = tuple(arrays[path].shape) if path in arrays else "nothing"
+        if found != shape:
+            raise ValueError(f"These weights do not fit their arguments (leaf {path}: {found} vs {shape}).")
+    return LSTM(
+        [(arrays[f".cells[{i}].weight"], arrays[f".cells[{i}].bias"][:, None]) for i in range(num_layers)],
+        arrays[".readout"],
+        arrays[".bias"],
+        num_units=num_units,
+        preprocessing=preprocessing,
+        output_scale=output_scale,
+    )

@@ -1,0 +1,431 @@
+"""The PyTorch optimizer: the same numbers as in JAX, and all that a `torch.optim.Optimizer` promises."""
+
+import copy
+import io
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch_nets
+from fakes import tiny_lstm
+
+import l2o
+from l2o import pretrained, states
+
+torch = pytest.importorskip("torch")
+
+import l2o.torch as l2o_torch  # noqa: E402 (after the check that there is one)
+from l2o.torch import LearnedOptimizer, _optimizer  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors, shared cores: threads that wait for each other only slow it down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny_weights(**arguments):
+    return pretrained.as_dict(tiny_lstm(**arguments))
+
+
+def parameter(*values, dtype=torch.float32, gradient=None):
+    p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
+    if gradient is not None:
+        p.grad = torch.tensor(gradient, dtype=dtype)
+    return p
+
+
+def in_torch(weights, num_steps, dtype, params=None, optimizer=None):
+    """Flat params after every step, [num_steps, num]."""
+    x, y = (torch.tensor(array) for array in torch_nets.data(dtype))
+    params = params or torch_nets.torch_params(torch_nets.start(dtype=dtype))
+    optimizer = optimizer or LearnedOptimizer(params.values(), weights)
+    rows = []
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        torch_nets.torch_loss(params, x, y).backward()
+        optimizer.step()
+        rows.append(torch.cat([p.detach().reshape(-1) for p in params.values()]).numpy())
+    return np.stack(rows)
+
+
+def unflatten(flat):
+    parts = jnp.split(flat, np.cumsum([int(np.prod(torch_nets.SHAPES[name])) for name in torch_nets.NAMES])[:-1])
+    return {name: part.reshape(torch_nets.SHAPES[name]) for name, part in zip(torch_nets.NAMES, parts, strict=True)}
+
+
+def in_jax(optimizer, num_steps, dtype, params=None, state=None, lr=1.0):
+    """The same, and the last params and state."""
+    x, y = torch_nets.data(dtype)
+    params = jax.tree.map(jnp.asarray, torch_nets.start(dtype=dtype)) if params is None else params
+    state = optimizer.init(params) if state is None else state
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(torch_nets.jax_loss)(params, x, y), state, params)
+        params = optax.apply_updates(params, jax.tree.map(lambda u: lr * u, updates))
+        return (params, state), jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])
+
+    last, rows = jax.jit(lambda carry: jax.lax.scan(step, carry, length=num_steps))((params, state))
+    return np.asarray(rows), last
+
+
+def drift(actual, expected):
+    """Relative difference at every step."""
+    return np.linalg.norm(actual - expected, axis=1) / np.linalg.norm(expected, axis=1)
+
+
+PRECISIONS = pytest.mark.parametrize(("dtype", "limit"), [(np.float64, 1e-6), (np.float32, 1e-2)])
+SHIPPED = pytest.mark.parametrize("name", pretrained.names())
+
+
+def both(name, dtype):
+    """A shipped optimizer that computes in `dtype`, for JAX and for torch."""
+    weights = l2o_torch.load_weights(name, dtype=torch.float64 if dtype == np.float64 else torch.float32)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), l2o.load(name)), weights
+
+
+@SHIPPED
+@PRECISIONS
+def test_200_steps_on_the_same_gradients(name, dtype, limit):
+    """Those of the run in JAX: far below the limit."""
+    with jax.enable_x64(dtype == np.float64):
+        optimizer, weights = both(name, dtype)
+        x, y = torch_nets.data(dtype)
+        expected, _ = in_jax(optimizer, 200, dtype)
+        before = np.concatenate(
+            [[np.concatenate([a.ravel() for a in torch_nets.start(dtype=dtype).values()])], expected]
+        )
+        gradients = jax.jit(jax.vmap(jax.grad(lambda p: torch_nets.jax_loss(unflatten(p), x, y))))(before[:-1])
+    p = torch.nn.Parameter(torch.tensor(before[0]))
+    learned = LearnedOptimizer([p], weights)
+    actual = []
+    for gradient in np.asarray(gradients):
+        p.grad = torch.tensor(gradient)
+        learned.step()
+        actual.append(p.detach().numpy().copy())
+    assert np.linalg.norm(expected[-1] - expected[0]) > 0.1  # it went somewhere
+    assert actual[0].dtype == expected.dtype == dtype
+    assert drift(np.stack(actual), expected).max() < limit / 1000
+
+
+@SHIPPED
+@PRECISIONS
+def test_200_steps_on_its_own_gradients(name, dtype, limit):
+    """At a rate small enough that the run is not chaotic."""
+    with jax.enable_x64(dtype == np.float64):
+        optimizer, weights = both(name, dtype)
+        expected, _ = in_jax(optimizer, 200, dtype, lr=0.03)
+    params = torch_nets.torch_params(torch_nets.start(dtype=dtype))
+    learned = LearnedOptimizer(params.values(), weights, lr=0.03)
+    actual = in_torch(None, 200, dtype, params, learned)
+    assert np.linalg.norm(expected[-1] - expected[0]) > 0.1
+    assert drift(actual, expected).max() < limit
+
+
+@SHIPPED
+@PRECISIONS
+def test_what_drift_there_is_at_the_full_rate_is_that_of_the_rule_itself(name, dtype, limit):
+    """lstm-mnist, once converged, is chaotic: a start one rounding away ends elsewhere too, in JAX alone."""
+    with jax.enable_x64(dtype == np.float64):
+        optimizer, weights = both(name, dtype)
+        expected, _ = in_jax(optimizer, 200, dtype)
+        moved = jax.tree.map(lambda a: jnp.nextafter(jnp.asarray(a), 9.0), torch_nets.start(dtype=dtype))
+        itself = drift(in_jax(optimizer, 200, dtype, moved)[0], expected)
+    actual = drift(in_torch(weights, 200, dtype), expected)
+    assert (np.maximum.accumulate(actual) < 100 * np.maximum.accumulate(itself) + limit / 1000).all()
+    assert actual[:10].max() < limit / 1000  # before it has grown
+
+
+@pytest.mark.parametrize("arguments", [{"num_layers": 1}, {"num_layers": 3}, {"preset": "raw"}], ids=str)
+def test_other_sizes_than_those_that_ship(arguments):
+    optimizer = tiny_lstm(**arguments)
+    actual = in_torch(pretrained.as_dict(optimizer), 3, np.float32)
+    np.testing.assert_allclose(actual, in_jax(optimizer, 3, np.float32)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_of_coordinates_are_all_at_once(monkeypatch):
+    weights = l2o_torch.load_weights("lstm-mnist", dtype=torch.float64)
+    whole = in_torch(weights, 3, np.float64)
+    monkeypatch.setattr(_optimizer, "_BLOCK", 7)
+    np.testing.assert_allclose(in_torch(weights, 3, np.float64), whole, rtol=1e-10)
+
+
+def test_rate_and_decoupled_weight_decay():
+    values, gradient = [1.0, -2.0, 3.0], [0.1, -1e-6, 0.0]
+    plain, other = parameter(*values, gradient=gradient), parameter(*values, gradient=gradient)
+    LearnedOptimizer([plain], "lstm-mnist").step()
+    LearnedOptimizer([other], "lstm-mnist", lr=0.5, weight_decay=0.2).step()
+    start = torch.tensor(values)
+    torch.testing.assert_close(other.detach(), (1 - 0.5 * 0.2) * start + 0.5 * (plain.detach() - start))
+
+
+def test_groups_have_weights_and_rates_of_their_own():
+    def params():
+        return parameter(1.0, 2.0, gradient=[0.1, 0.2]), parameter(3.0, gradient=[-0.3])
+
+    (a, b), (c, d) = params(), params()
+    groups = [{"params": [a]}, {"params": [b], "weights": "lstm-quadratic", "lr": 0.1}]
+    together = LearnedOptimizer(groups, "lstm-mnist", weight_decay=0.1)
+    apart = [
+        LearnedOptimizer([c], "lstm-mnist", weight_decay=0.1),
+        LearnedOptimizer([d], "lstm-quadratic", lr=0.1, weight_decay=0.1),
+    ]
+    for _ in range(3):
+        for optimizer in (together, *apart):
+            optimizer.step()
+    assert torch.equal(a, c)
+    assert torch.equal(b, d)
+
+
+def test_parameters_without_gradients_are_skipped_and_so_is_their_state():
+    """One that misses a step goes on from where it was, as if the step had not been."""
+    a, b = parameter(1.0, 2.0), parameter(3.0)
+    alone = parameter(3.0)
+    optimizer, reference = LearnedOptimizer([a, b], "lstm-mnist"), LearnedOptimizer([alone], "lstm-mnist")
+    for step in range(5):
+        a.grad = torch.tensor([0.1, 0.2])
+        b.grad = None if step in (0, 2) else torch.tensor([0.3])
+        before = b.detach().clone()
+        optimizer.step()
+        if b.grad is None:
+            assert torch.equal(b, before)
+        else:
+            alone.grad = b.grad.clone()
+            reference.step()
+    torch.testing.assert_close(b, alone)
+    never = LearnedOptimizer([parameter(1.0)], "lstm-mnist")
+    never.step()
+    assert not never.state_dict()["state"]
+
+
+def test_schedulers_set_the_rate():
+    p = parameter(1.0, gradient=[0.1])
+    optimizer = LearnedOptimizer([p], "lstm-mnist", lr=1.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.0)
+    optimizer.step()
+    scheduler.step()
+    before = p.detach().clone()
+    optimizer.step()
+    assert torch.equal(p, before)
+    assert optimizer.param_groups[0]["lr"] == 0.0
+
+
+def test_a_closure_is_called_with_gradients_on_and_its_loss_returned():
+    p = parameter(2.0)
+    optimizer = LearnedOptimizer([p], "lstm-mnist")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (p**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 4.0
+    assert p.item() != 2.0
+
+
+def test_sparse_and_complex_gradients_are_refused():
+    table = torch.nn.Embedding(4, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match=r"does not take sparse gradients, .* of shape \(4, 2\)\. Make it dense"):
+        LearnedOptimizer(table.parameters(), "lstm-mnist").step()
+    p = parameter(1.0 + 1.0j, dtype=torch.complex64, gradient=[1.0j])
+    with pytest.raises(RuntimeError, match=r"does not take complex gradients, got torch\.complex64 .*view_as_complex"):
+        LearnedOptimizer([p], "lstm-mnist").step()
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"`lr` must not be negative, got -1"):
+        LearnedOptimizer([parameter(1.0)], "lstm-mnist", lr=-1.0)
+    with pytest.raises(ValueError, match=r"`weight_decay` must not be negative, got -0\.1"):
+        LearnedOptimizer([parameter(1.0)], "lstm-mnist", weight_decay=-0.1)
+    with pytest.raises(ValueError, match=r"No pretrained optimizer named 'nope'\. Shipped: .*lstm-mnist"):
+        LearnedOptimizer([parameter(1.0)], "nope")
+    with pytest.raises(ValueError, match=r"No PyTorch twin of the architecture 'abacus'\. Twins: .*lstm"):
+        LearnedOptimizer([parameter(1.0)], {**tiny_weights(), "architecture": "abacus"})
+    broken = tiny_weights()
+    broken["arrays"].pop(".readout")
+    with pytest.raises(ValueError, match=r"do not fit their arguments \(leaf \.readout: nothing vs \(3,\)\)"):
+        LearnedOptimizer([parameter(1.0)], broken)
+    optimizer = LearnedOptimizer([parameter(1.0)], "lstm-mnist")
+    with pytest.raises(ValueError, match="`lr` must not be negative"):
+        optimizer.add_param_group({"params": [parameter(2.0)], "lr": -1.0})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_weights_from_a_file(tmp_path):
+    pretrained.save(tmp_path / "tiny.safetensors", tiny_lstm())
+    from_file = in_torch(tmp_path / "tiny.safetensors", 2, np.float32)
+    np.testing.assert_array_equal(from_file, in_torch(tiny_weights(), 2, np.float32))
+
+
+def test_bfloat16_parameters_keep_a_state_in_single_precision():
+    """An update far smaller than the parameter's spacing is lost, but the state is that of single precision."""
+    rough, fine = (parameter(1.0, 0.5, dtype=d, gradient=[0.5, -0.25]) for d in (torch.bfloat16, torch.float32))
+    optimizers = [LearnedOptimizer([p], "lstm-mnist") for p in (rough, fine)]
+    for _ in range(2):
+        for optimizer in optimizers:
+            optimizer.step()
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), fine, rtol=2**-7, atol=0)
+    assert torch.equal(optimizers[0].state[rough]["state"], optimizers[1].state[fine]["state"])
+    # torch's own `load_state_dict` would round it.
+    resumed = LearnedOptimizer([rough], "lstm-mnist")
+    resumed.load_state_dict(optimizers[0].state_dict())
+    assert torch.equal(resumed.state[rough]["state"], optimizers[1].state[fine]["state"])
+
+
+def test_mixed_precision_with_a_gradient_scaler():
+    model = torch.nn.Linear(3, 1)
+    optimizer = LearnedOptimizer(model.parameters(), "lstm-mnist")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    plain = copy.deepcopy(model)
+    reference = LearnedOptimizer(plain.parameters(), "lstm-mnist")
+    x = torch.linspace(-1, 1, 12).reshape(4, 3)
+    for _ in range(3):
+        for net, rule in ((model, optimizer), (plain, reference)):
+            rule.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = net(x).float().square().mean()
+            if rule is optimizer:
+                scaler.scale(loss).backward()
+                scaler.step(rule)
+                scaler.update()
+            else:
+                loss.backward()
+                rule.step()
+    torch.testing.assert_close(model.weight, plain.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_step_is_the_step():
+    p, q = (parameter(1.0, -2.0, gradient=[0.1, 0.2]) for _ in range(2))
+    plain, compiled = LearnedOptimizer([p], "lstm-mnist"), LearnedOptimizer([q], "lstm-mnist")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own tracing
+        step = torch.compile(compiled.step, backend="eager")
+        for _ in range(3):
+            plain.step()
+            step()
+    torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("way", ["state_dict", "torch.save", "deepcopy", "file"])
+def test_a_run_goes_on_where_it_was_interrupted(way, tmp_path):
+    """Bit for bit, after every way of saving; the rate and its schedule go along."""
+
+    def run(num_steps, params, optimizer):
+        return in_torch(None, num_steps, np.float32, params, optimizer)
+
+    params = torch_nets.torch_params(torch_nets.start(dtype=np.float32))
+    optimizer = LearnedOptimizer(params.values(), "lstm-mnist", lr=0.7, weight_decay=0.01)
+    run(3, params, optimizer)
+    arrays = {name: p.detach().numpy().copy() for name, p in params.items()}
+    if way == "deepcopy":
+        params, optimizer, kept = (*copy.deepcopy((params, optimizer)), (params, optimizer))
+        expected = run(4, *kept)
+    else:
+        if way == "file":
+            l2o_torch.save_state(tmp_path / "state.safetensors", optimizer)
+        saved = copy.deepcopy(optimizer.state_dict())
+        expected = run(4, params, optimizer)
+        params = torch_nets.torch_params(arrays)
+        optimizer = LearnedOptimizer(params.values(), "lstm-mnist")
+        if way == "torch.save":
+            file = io.BytesIO()
+            torch.save(saved, file)
+            file.seek(0)
+            saved = torch.load(file, weights_only=True)
+        if way == "file":
+            l2o_torch.load_state(tmp_path / "state.safetensors", optimizer)
+        else:
+            optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == 0.7
+    np.testing.assert_array_equal(run(4, params, optimizer), expected)
+
+
+def test_a_loaded_state_dict_brings_its_weights():
+    p = parameter(1.0, gradient=[0.1])
+    saved = LearnedOptimizer([p], "lstm-quadratic").state_dict()
+    q, r = parameter(1.0, gradient=[0.1]), parameter(1.0, gradient=[0.1])
+    loaded = LearnedOptimizer([q], "lstm-mnist")
+    loaded.step()
+    loaded.load_state_dict(saved)
+    with torch.no_grad():
+        q.fill_(1.0)
+    loaded.step()
+    LearnedOptimizer([r], "lstm-quadratic").step()
+    assert torch.equal(q, r)
+
+
+@SHIPPED
+def test_interrupted_in_one_framework_and_continued_in_the_other(name, tmp_path):
+    """After a random number of steps, both directions."""
+    path, cut = tmp_path / "state.safetensors", int(np.random.default_rng(5).integers(2, 9))
+    with jax.enable_x64(True):
+        rule = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), l2o.load(name))
+        weights = l2o_torch.load_weights(name, dtype=torch.float64)
+        whole, _ = in_jax(rule, 12, np.float64)
+
+        # JAX, then torch
+        _, (params, state) = in_jax(rule, cut, np.float64)
+        states.save(path, rule, state, params)
+        ours = torch_nets.torch_params({k: np.asarray(v) for k, v in params.items()})
+        optimizer = LearnedOptimizer(ours.values(), weights)
+        l2o_torch.load_state(path, optimizer)
+        rest = in_torch(None, 12 - cut, np.float64, ours, optimizer)
+        assert drift(rest, whole[cut:]).max() < 1e-9
+
+        # torch, then JAX
+        ours = torch_nets.torch_params(torch_nets.start())
+        optimizer = LearnedOptimizer(ours.values(), weights)
+        in_torch(None, cut, np.float64, ours, optimizer)
+        l2o_torch.save_state(path, optimizer)
+        params = {k: jnp.asarray(p.detach().numpy()) for k, p in ours.items()}
+        rest, _ = in_jax(rule, 12 - cut, np.float64, params, states.load(path, rule, params))
+        assert drift(rest, whole[cut:]).max() < 1e-9
+
+
+def test_a_state_file_and_back_is_the_identity_through_both(tmp_path):
+    """torch -> file -> JAX -> file -> torch, bit for bit."""
+    params = torch_nets.torch_params(torch_nets.start(dtype=np.float32))
+    optimizer = LearnedOptimizer(params.values(), "lstm-mnist")
+    in_torch(None, 3, np.float32, params, optimizer)
+    before = [optimizer.state[p]["state"].clone() for p in params.values()]
+    l2o_torch.save_state(tmp_path / "a.safetensors", optimizer)
+    arrays = {k: jnp.asarray(p.detach().numpy()) for k, p in params.items()}
+    state = states.load(tmp_path / "a.safetensors", l2o.load("lstm-mnist"), arrays)
+    states.save(tmp_path / "b.safetensors", l2o.load("lstm-mnist"), state, arrays)
+    l2o_torch.load_state(tmp_path / "b.safetensors", optimizer)
+    for p, expected in zip(params.values(), before, strict=True):
+        assert torch.equal(optimizer.state[p]["state"], expected)
+
+
+def test_states_of_others_are_refused(tmp_path):
+    path = tmp_path / "state.safetensors"
+    optimizer = LearnedOptimizer([parameter(1.0, 2.0, gradient=[0.1, 0.1])], "lstm-mnist")
+    optimizer.step()
+    l2o_torch.save_state(path, optimizer)
+    with pytest.raises(ValueError, match=r"Group 0 in .* has arguments .*, the optimizer's"):
+        l2o_torch.load_state(path, LearnedOptimizer([parameter(1.0, 2.0)], "lstm-quadratic"))
+    with pytest.raises(ValueError, match=r"has shapes \[\[2\]\], the optimizer's \[\[3\]\]"):
+        l2o_torch.load_state(path, LearnedOptimizer([parameter(1.0, 2.0, 3.0)], "lstm-mnist"))
+    groups = [{"params": [parameter(1.0)]}, {"params": [parameter(2.0)]}]
+    with pytest.raises(ValueError, match="holds 1 parameter groups, the optimizer has 2"):
+        l2o_torch.load_state(path, LearnedOptimizer(groups, "lstm-mnist"))
+    with pytest.raises(ValueError, match=r"has shapes \[\[2\]\], the optimizer and params \[\[3\]\]"):
+        states.load(path, l2o.load("lstm-mnist"), jnp.zeros(3))
+    with pytest.raises(ValueError, match="holds 1 parameter groups, and so no group 1"):
+        states.load(path, l2o.load("lstm-mnist"), jnp.zeros(2), group=1)
+    pretrained.save(path, tiny_lstm())
+    with pytest.raises(ValueError, match=r"not of an optimizer's state saved by l2o \(format 'l2o-1'\)"):
+        l2o_torch.load_state(path, optimizer)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        states.load(path, l2o.load("lstm-mnist"), jnp.zeros(2))
