@@ -18,6 +18,7 @@ from ._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer
 from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
 from .estimators import AbstractGradientEstimator, Estimate
 from .evaluation import Curves, bootstrap_interval, evaluate, loss_curves, ratio_interval
+from .guarded import Guarded
 from .meta_training import MetaTrained, Validation, default_outer_optimizer, meta_train
 from .pretrained import load
 from .tuning import Tuned, tune
@@ -34,6 +35,7 @@ __all__ = [
     "Curves",
     "Estimate",
     "FunctionTask",
+    "Guarded",
     "InnerState",
     "InnerTraining",
     "MetaTrained",

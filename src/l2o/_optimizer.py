@@ -1,7 +1,7 @@
 """The update rule: optax's protocol, with meta-parameters as array leaves."""
 
 import abc
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -19,6 +19,8 @@ class AbstractLearnedOptimizer(eqx.Module):
     optax's, a learned optimizer goes wherever an `optax.GradientTransformation` goes: `optax.chain`, `optax.masked`, ....
     The updates returned are *added* to the params.
     """
+
+    uses_value: ClassVar[bool] = False  # True: `unroll` passes `value`, `grad` and `value_fn` to `update`, as it does to optax's
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> OptState:
