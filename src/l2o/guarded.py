@@ -67,8 +67,8 @@ class Guarded(AbstractLearnedOptimizer):
     **In a race** the fallback runs beside the learned rule, on params $\theta^F_t$ of its own, with the loss and the gradient
     of `value_fn` there (the same minibatch), whose averages are $a^F_t$ and $m^F_k$. A run starts with a race. It ends
 
-    - as soon as $a_t > a^F_t + \delta\,|a^F_t|$, and from step `race` on also where $m_k > m^F_k$: the learned rule is behind and
-      hands over, $\theta_{t+1} = \theta^F_{t+1}$; from here on the run *is* the fallback's;
+    - as soon as $a_t > a^F_t + \delta\,|a^F_t|$, or only the learned rule's loss is not finite, and from step `race` on also
+      where $m_k > m^F_k$: it is behind and hands over, $\theta_{t+1} = \theta^F_{t+1}$; from here on the run *is* the fallback's;
     - from step `race` on where $m_k \le m^F_k - \delta\,|m^F_k|$ and $m_k \le m_{k-1} - \delta\,|m_{k-1}|$: it is ahead and still
       falling, and goes on alone.
 
@@ -218,7 +218,9 @@ class Guarded(AbstractLearnedOptimizer):
         def skip(state, rival_loss):
             num_bad = state.num_bad + 1
             state = _replace(state, num_skipped=state.num_skipped + 1, num_bad=num_bad)
+            lost = state.racing & ~jnp.isfinite(loss) & jnp.isfinite(rival_loss)  # the minibatch is not to blame
             reason = jnp.where(num_bad >= self.patience, Reason.GRADIENT, Reason.NONE)
+            reason = jnp.where(lost, Reason.BEHIND, reason)
             return _zeros(params), state, reason.astype(jnp.int32)
 
         def step(state, rival_loss):
