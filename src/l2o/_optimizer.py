@@ -32,6 +32,21 @@ class AbstractLearnedOptimizer(eqx.Module):
     ) -> tuple[PyTree, OptState]:
         """Maps gradients (`updates`) to updates of the same structure, shapes and dtypes."""
 
+    def as_optax(self) -> optax.GradientTransformationExtraArgs:
+        """The same rule as optax's own pair of functions, for code that asks for one.
+
+        `jax.jit(optimizer.as_optax().update)` works where `jax.jit(optimizer.update)` cannot (a bound method of a module
+        with arrays has no hash); and optax's wrappers pass `value` and `value_fn` on to it, as `Guarded` wants.
+        """
+
+        def init(params):
+            return self.init(params)
+
+        def update(updates, state, params=None, **extra):
+            return self.update(updates, state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
 
 class AbstractCoordinatewise(AbstractLearnedOptimizer):
     r"""A rule that treats every coordinate of $\theta$ alike and apart from the others (Andrychowicz et al. 2016, 2.1).
