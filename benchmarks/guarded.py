@@ -112,7 +112,7 @@ def cases(num_tasks, quick, only=None):
             ("long", long, LONG // 10 if quick else LONG),
         ]
         for variant, family, horizon in found:
-            fit = int((WORK / 30 if quick else WORK) / (count_params(family) * horizon))
+            fit = int((WORK / 60 if quick else WORK) / (count_params(family) * horizon))
             if fit >= MIN_TASKS:
                 yield name, variant, family, horizon, min(num_tasks, fit)
             else:
