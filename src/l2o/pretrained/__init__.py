@@ -7,6 +7,7 @@ constructor arguments, the training recipe, seed, versions and licence. Loading 
 import inspect
 import json
 import platform
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2o import _plugins
+from l2o import _hub, _plugins
 from l2o._checkpoint import check_writable, write_whole
 from l2o._optimizer import AbstractLearnedOptimizer
 
@@ -62,15 +63,25 @@ def save(
     write_whole(path, safetensors.numpy.save(_leaves(optimizer), metadata=header))
 
 
-def load(name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = None) -> AbstractLearnedOptimizer:
-    """A shipped optimizer by its name, or one from a file written by `save`.
+def load(
+    name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = None, horizon: int | None = None
+) -> AbstractLearnedOptimizer:
+    """A shipped optimizer by its name, or one written by `save`: a file, a folder with one, or "user/repo" on the Hub.
 
-    **Arguments:** `like`: refuse weights that are not of this optimizer's architecture and sizes.
+    A shipped name is read from the package, and so is never looked for anywhere else. "user/repo" or "user/repo@revision"
+    is a repository of the Hugging Face Hub with one weights file (needs the extra `l2o[hub]`), unless it is a path here.
+
+    **Arguments:**
+
+    - `like`: refuse weights that are not of this optimizer's architecture and sizes.
+    - `horizon`: for how many steps you mean to use it; warns (`UserWarning`) where it was meta-trained for far fewer.
 
     **Raises:** `ValueError` if there is none of that name, or the file is truncated, not safetensors, not written by
-    l2o, or of another architecture.
+    l2o, or of another architecture; `ImportError` if the extra is missing.
     """
     path = _resolve(name_or_path)
+    if horizon is not None:
+        _warn_if_far(name_or_path, horizon)
     leaves, header = _read(path)
     saved = header["architecture"]
     arguments = json.loads(header["arguments"])
@@ -116,6 +127,22 @@ def header(name_or_path: str | Path) -> dict[str, Any]:
     return {k: json.loads(v) if k in ("arguments", "recipe", "versions") else v for k, v in raw.items()}
 
 
+# Beyond this many times its horizon a rule is outside all that it was trained and, on its card, measured on.
+_FAR = 5
+
+
+def _warn_if_far(name_or_path, horizon):
+    trained = header(name_or_path)["recipe"].get("horizon")
+    if isinstance(trained, int) and horizon > _FAR * trained:
+        warnings.warn(
+            f"{name_or_path} was meta-trained on runs of {trained} steps, and is to be used for {horizon}: expect it to stall "
+            f"or worse. `l2o.Guarded` hands over to another optimizer when it does; `l2o pretrained {name_or_path}` says what "
+            "was measured.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _read(path):
     import safetensors
 
@@ -138,6 +165,10 @@ def _resolve(name_or_path):
     path = Path(name_or_path)
     if path.is_file():
         return path
+    if path.is_dir() and str(name_or_path) not in names():
+        return _hub.in_folder(path)
+    if isinstance(name_or_path, str) and _hub.is_repository(name_or_path):
+        return _hub.download(name_or_path)
     if path.suffix == ".safetensors" or len(path.parts) > 1:
         raise ValueError(f"No weights file at {path}. Shipped optimizers: {', '.join(names())}.")
     return _shipped(str(name_or_path))
