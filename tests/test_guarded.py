@@ -16,7 +16,8 @@ import l2o
 from l2o.guarded import Reason
 
 KEY = jax.random.key(0)
-SGD = optax.sgd(0.05)
+SGD, SLOW = optax.sgd(0.05), optax.sgd(1e-3)
+BOWL, REGRESSION = bowl(), regression()
 
 
 class Turning(l2o.AbstractLearnedOptimizer):
@@ -63,7 +64,7 @@ def averages(losses, window=10):
 
 
 def test_a_rule_that_does_better_is_left_alone():
-    task = regression()
+    task = REGRESSION
     guarded, state = run(l2o.Guarded(turning(), SGD), task, 60)
     bare, _ = run(turning(), task, 60)
     np.testing.assert_allclose(guarded, bare, rtol=1e-6)
@@ -74,7 +75,7 @@ def test_a_rule_that_does_better_is_left_alone():
 @pytest.mark.parametrize("rate", [-0.5, 0.0, 0.001, 50.0], ids=["climbs", "rests", "crawls", "leaps"])
 def test_in_the_first_race_it_is_at_most_the_margin_worse_or_the_fallback_itself(rate):
     """The first two lines of the guarantee, against both runs done separately."""
-    task = regression()
+    task = REGRESSION
     losses, state = run(l2o.Guarded(turning(rate), SGD), task, 60)
     fallback, _ = run(SGD, task, 60)
     assert state.opt_state.handed_over
@@ -89,21 +90,21 @@ def test_in_the_first_race_it_is_at_most_the_margin_worse_or_the_fallback_itself
 
 def test_the_race_goes_on_until_it_is_decided():
     """A rule that is better, but by less than the margin: the second gradient is paid for to the end."""
-    _, state = run(l2o.Guarded(turning(0.0501), SGD, race=20), bowl(), 60)
+    _, state = run(l2o.Guarded(turning(0.0501), SGD, race=20), BOWL, 60)
     assert state.opt_state.racing
     assert state.opt_state.num_raced == 60
 
 
 def test_a_race_won_ends_the_second_gradient():
-    _, state = run(l2o.Guarded(turning(0.1), optax.sgd(1e-3), race=20), bowl(), 30)
+    _, state = run(l2o.Guarded(turning(0.1), SLOW, race=20), BOWL, 30)
     assert not state.opt_state.racing
     assert state.opt_state.num_raced == 20
 
 
 def test_alone_and_rising_it_goes_back_to_the_best_params_and_the_fallback_starts_there():
     """x <- 0.98 x for 30 steps, then x <- 1.2 x until the average loss has doubled."""
-    guarded = l2o.Guarded(turning(0.01, 0.1, turn=30), optax.sgd(1e-3), race=20)
-    losses, state = run(guarded, bowl(), 60)
+    guarded = l2o.Guarded(turning(0.01, 0.1, turn=30), SLOW, race=20)
+    losses, state = run(guarded, BOWL, 60)
     assert state.opt_state.reason == Reason.ROSE
     np.testing.assert_allclose(losses[30], 0.98**60, rtol=1e-5)
     over = int(state.opt_state.num_learned)
@@ -116,7 +117,7 @@ def test_alone_and_rising_it_goes_back_to_the_best_params_and_the_fallback_start
 
 def test_alone_and_stalled_it_races_the_fallback_from_the_best_params():
     guarded = l2o.Guarded(turning(0.05, 0.0, turn=25), optax.sgd(0.01), race=20)
-    losses, state = run(guarded, bowl(), 300)
+    losses, state = run(guarded, BOWL, 300)
     assert 20 < state.opt_state.num_raced < 100
     assert state.opt_state.reason == Reason.BEHIND
     assert losses[-1] < 1e-2 * losses[26]  # the rule would have stayed there
@@ -125,7 +126,7 @@ def test_alone_and_stalled_it_races_the_fallback_from_the_best_params():
 
 def test_without_value_fn_stalling_hands_over_at_once():
     guarded = l2o.Guarded(turning(0.05, 0.0, turn=25), optax.sgd(0.01))
-    losses, state = run(told(guarded, value=True), bowl(), 300)
+    losses, state = run(told(guarded, value=True), BOWL, 300)
     assert state.opt_state.reason == Reason.STALLED
     assert state.opt_state.num_raced == 0
     assert state.opt_state.num_learned < 8 * 25
@@ -134,7 +135,7 @@ def test_without_value_fn_stalling_hands_over_at_once():
 
 @pytest.mark.parametrize("value", [True, False])
 def test_divergence_is_caught_whatever_it_is_told(value):
-    losses, state = run(told(l2o.Guarded(turning(0.1, 0.5, turn=20), SGD), value=value), bowl(), 100)
+    losses, state = run(told(l2o.Guarded(turning(0.1, 0.5, turn=20), SGD), value=value), BOWL, 100)
     assert state.opt_state.reason == Reason.ROSE
     assert np.max(losses[20:]) < 10
     assert losses[-1] < losses[20]
@@ -213,20 +214,21 @@ def test_half_precision_params():
     """Updates in the params' dtype; the loss is watched in single precision."""
     params = {"w": jnp.ones((2, 3), jnp.bfloat16), "b": jnp.ones(3)}
     guarded = l2o.Guarded(turning(0.1), optax.adam(1e-3))
-    state = guarded.init(params)
+    state, update = guarded.init(params), jax.jit(guarded.as_optax().update)
     for _ in range(3):
         loss, gradient = jax.value_and_grad(lambda p: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"] ** 2))(params)
-        updates, after = guarded.update(gradient, state, params, value=loss)
+        updates, after = update(gradient, state, params, value=loss)
         assert jax.tree.map(lambda x: x.dtype, updates) == jax.tree.map(lambda x: x.dtype, params)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
         params, state = optax.apply_updates(params, updates), after
 
 
 def test_it_can_be_cut_anywhere():
-    task, guarded = regression(), l2o.Guarded(turning(-0.05), optax.adam(0.01))
+    task, guarded = REGRESSION, l2o.Guarded(turning(-0.05), optax.adam(0.01))
     losses, state = run(guarded, task, 30)
-    half, first = l2o.unroll(task, guarded, l2o.start(task, guarded, KEY), KEY, length=12)
-    again, rest = l2o.unroll(task, guarded, half, KEY, length=18)
+    unroll = eqx.filter_jit(l2o.unroll)
+    half, first = unroll(task, guarded, l2o.start(task, guarded, KEY), KEY, length=12)
+    again, rest = unroll(task, guarded, half, KEY, length=18)
     assert_trees_close(again, state, rtol=1e-5)
     np.testing.assert_allclose(jnp.concatenate([first, rest]), losses, rtol=1e-5)
 
@@ -234,8 +236,8 @@ def test_it_can_be_cut_anywhere():
 def test_the_learned_rule_may_be_a_chain_and_the_fallback_learned():
     learned = optax.chain(optax.clip_by_global_norm(1.0), turning(0.1))
     guarded = l2o.Guarded(learned, Descent(jnp.asarray(-3.0)))
-    _, state = run(guarded, bowl(), 20)
-    assert_trees_equal(state.params, run(learned, bowl(), 20)[1].params)
+    _, state = run(guarded, BOWL, 20)
+    assert_trees_equal(state.params, run(learned, BOWL, 20)[1].params)
 
 
 def test_what_it_refuses():

@@ -20,7 +20,8 @@ class AbstractLearnedOptimizer(eqx.Module):
     The updates returned are *added* to the params.
     """
 
-    uses_value: ClassVar[bool] = False  # True: `unroll` passes `value`, `grad` and `value_fn` to `update`, as it does to optax's
+    # True: `unroll` passes `value`, `grad` and `value_fn` to `update`, as it does to optax's.
+    uses_value: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> OptState:
