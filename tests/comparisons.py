@@ -43,6 +43,7 @@ def comparison(records, *, left_out=None, costs=None, meta_training=None, num_ta
     search = {"num_trials": 4, "kind": "grid", "rates": [1e-3, 1.0], "schedules": ["constant"], "weight_decays": None}
     return Comparison(
         {p: panel(**panel_options) for p in records},
+        tuple(dict.fromkeys(name for cells in records.values() for name in cells)),
         records,
         left_out or {p: {} for p in records},
         costs or {},

@@ -1,6 +1,9 @@
 """Saved weights: what goes into the file, and what is said of files that are not ours."""
 
 import json
+import socket
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -142,3 +145,85 @@ def test_every_shipped_optimizer_loads_works_and_says_where_it_is_from(name):
     card = pretrained.describe(name)
     assert card.startswith("#")
     assert len(card) > 200
+
+
+def test_a_folder_with_one_weights_file(saved):
+    assert_trees_equal(l2o.load(saved.parent), tiny_lstm())
+    assert_trees_equal(l2o.load(str(saved.parent)), tiny_lstm())
+    pretrained.save(saved.parent / "second.safetensors", tiny_lstm())
+    with pytest.raises(
+        ValueError, match=r"must be one weights file .* found: second\.safetensors, tiny\.safetensors\. Pass"
+    ):
+        l2o.load(saved.parent)
+    (saved.parent / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"found: none\."):
+        l2o.load(saved.parent / "empty")
+
+
+def test_a_folder_does_not_hide_a_shipped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lstm-mnist").mkdir()
+    assert l2o.load("lstm-mnist").num_units == 20
+
+
+@pytest.fixture
+def hub(saved, monkeypatch):
+    """A Hugging Face Hub with one repository, whose snapshots are the folder of `saved`."""
+    asked = []
+
+    def snapshot_download(repo_id, *, revision, allow_patterns):
+        asked.append((repo_id, revision, allow_patterns))
+        if repo_id != "someone/tiny":
+            raise OSError("404")
+        return str(saved.parent)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    return asked
+
+
+def test_a_repository_of_the_hub(hub):
+    assert_trees_equal(l2o.load("someone/tiny"), tiny_lstm())
+    assert_trees_equal(l2o.load("someone/tiny@v1"), tiny_lstm())
+    assert hub == [("someone/tiny", revision, ["*.safetensors", "*.md"]) for revision in (None, "v1")]
+    with pytest.raises(ValueError, match=r"no file or folder 'someone/else' here, .* \(OSError: 404\)"):
+        l2o.load("someone/else")
+
+
+def test_a_path_here_is_not_looked_for_on_the_hub(hub, saved, monkeypatch):
+    monkeypatch.chdir(saved.parent.parent)
+    assert_trees_equal(l2o.load(f"{saved.parent.name}/tiny.safetensors"), tiny_lstm())
+    assert_trees_equal(l2o.load(f"{saved.parent.name}/."), tiny_lstm())
+    with pytest.raises(ValueError, match="No weights file at"):
+        l2o.load("someone/nope.safetensors")
+    assert hub == []
+
+
+def test_without_the_extra_the_error_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"no file or folder 'someone/tiny' here; .*pip install 'l2o\[hub\]'"):
+        l2o.load("someone/tiny")
+
+
+def test_a_shipped_name_never_touches_the_network(hub, monkeypatch):
+    def blocked(*arguments, **keywords):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", blocked)
+    monkeypatch.setattr(socket, "create_connection", blocked)
+    for name in pretrained.names():
+        l2o.load(name)
+    assert hub == []
+
+
+def test_use_far_beyond_its_horizon_is_warned_of(recwarn):
+    l2o.load("lstm-mnist", horizon=500)
+    assert not recwarn.list
+    with pytest.warns(
+        UserWarning, match="lstm-mnist was meta-trained on runs of 100 steps, and is to be used for 10000"
+    ):
+        l2o.load("lstm-mnist", horizon=10_000)
+
+
+def test_weights_that_do_not_say_their_horizon_are_not_warned_of(saved, recwarn):
+    l2o.load(saved, horizon=10_000)
+    assert not recwarn.list

@@ -17,8 +17,8 @@ from l2o import report, summary
 from l2o.report import curves, images, text
 from l2o.report.page_data import page_data
 from l2o.report.quantities import duration, listed, memory, number, solves
+from l2o.report.settings import missing, setting
 from l2o.report.styles import styles
-from l2o.report.verdicts import missing, setting, verdicts
 
 L2O = [sys.executable, "-c", "from l2o.cli import main; main()"]
 
@@ -117,7 +117,7 @@ def test_steps_that_the_baseline_needs():
 
 def test_verdicts_count_as_the_overall_table_does():
     for found in (three_panels(), awkward()):
-        judged, overall = verdicts(found), summary.overall(found)
+        judged, overall = summary.verdicts(found), summary.overall(found)
         for name, row in overall.items():
             outcomes = [v.outcome for v in judged[name].values()]
             assert (outcomes.count("won"), outcomes.count("lost")) == (row.num_won, row.num_lost)

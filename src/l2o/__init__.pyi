@@ -19,6 +19,7 @@ from ._panel import Panel
 from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
 from .estimators import AbstractGradientEstimator, Estimate
 from .evaluation import Curves, evaluate, loss_curves
+from .guarded import Guarded
 from .meta_training import MetaTrained, Validation, default_outer_optimizer, meta_train
 from .pretrained import load
 from .statistics import bootstrap_interval, ratio_interval
@@ -36,6 +37,7 @@ __all__ = [
     "Curves",
     "Estimate",
     "FunctionTask",
+    "Guarded",
     "InnerState",
     "InnerTraining",
     "MetaTrained",

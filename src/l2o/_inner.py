@@ -147,7 +147,7 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False):
         step_key = jax.random.fold_in(key, state.step)
         loss, gradient, loss_gradient = evaluate(state.params, task, step_key, split)
         extra: dict[str, Any] = {}
-        if not isinstance(optimizer, AbstractLearnedOptimizer):
+        if getattr(optimizer, "uses_value", True):
             extra = {"value": loss, "grad": gradient, "value_fn": lambda params: task.loss(params, step_key)}
         updates, opt_state = update(gradient, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)

@@ -1,7 +1,7 @@
 """The update rule: optax's protocol, with meta-parameters as array leaves."""
 
 import abc
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -20,6 +20,9 @@ class AbstractLearnedOptimizer(eqx.Module):
     The updates returned are *added* to the params.
     """
 
+    # True: `unroll` passes `value`, `grad` and `value_fn` to `update`, as it does to optax's.
+    uses_value: ClassVar[bool] = False
+
     @abc.abstractmethod
     def init(self, params: PyTree) -> OptState:
         """The state $h_0$ for these params."""
@@ -29,6 +32,21 @@ class AbstractLearnedOptimizer(eqx.Module):
         self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, OptState]:
         """Maps gradients (`updates`) to updates of the same structure, shapes and dtypes."""
+
+    def as_optax(self) -> optax.GradientTransformationExtraArgs:
+        """The same rule as optax's own pair of functions, for code that asks for one.
+
+        `jax.jit(optimizer.as_optax().update)` works where `jax.jit(optimizer.update)` cannot (a bound method of a module
+        with arrays has no hash); and optax's wrappers pass `value` and `value_fn` on to it, as `Guarded` wants.
+        """
+
+        def init(params):
+            return self.init(params)
+
+        def update(updates, state, params=None, **extra):
+            return self.update(updates, state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(init, update)
 
 
 class AbstractCoordinatewise(AbstractLearnedOptimizer):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from l2o import _hub
+
 FORMAT = "l2o-1"
 _FOLDER = Path(__file__).parent / "pretrained"
 
@@ -26,13 +28,17 @@ def shipped(name: str) -> Path:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """The file that a user means by a shipped name or a path.
+    """The file that a user means by a shipped name, a path, a folder, or "user/repo" on the Hugging Face Hub.
 
-    **Raises:** `ValueError` if there is none.
+    **Raises:** `ValueError` if there is none; `ImportError` if the Hub's package is needed and missing.
     """
     path = Path(name_or_path)
     if path.is_file():
         return path
+    if path.is_dir() and str(name_or_path) not in names():
+        return _hub.in_folder(path)
+    if isinstance(name_or_path, str) and _hub.is_repository(name_or_path):
+        return _hub.download(name_or_path)
     if path.suffix == ".safetensors" or len(path.parts) > 1:
         raise ValueError(f"No weights file at {path}. Shipped optimizers: {', '.join(names())}.")
     return shipped(str(name_or_path))

@@ -57,6 +57,7 @@ class Comparison(NamedTuple):
     """All that was recorded. `records[panel][optimizer]` is missing where `left_out[panel][optimizer]` says why."""
 
     panels: dict[str, Panel]  # of a comparison that was loaded, `make` is gone
+    optimizers: tuple[str, ...]  # all that were asked for
     records: dict[str, dict[str, Record]]
     left_out: dict[str, dict[str, str]]
     costs: dict[str, dict[str, StepCost]]
@@ -91,7 +92,7 @@ def compare(
     measure_costs: bool = True,
     folder: str | Path | None = None,
     resume: bool = False,
-    on_done: Callable[[str, str], None] | None = None,
+    on_done: Callable[[str, str, Record], None] | None = None,
     devices: Sequence[_devices.Device] | None = None,
 ) -> Comparison:
     """Runs every optimizer on the same `num_tasks` tasks of every panel; baselines are tuned first, on other keys.
@@ -104,7 +105,7 @@ def compare(
         transformation, which is taken as it is. Only baselines are tuned, on `tune_tasks` tasks by `search`.
     - `measure_costs`: time a step of each, side by side, after all runs.
     - `folder`: where to record; default nowhere. `resume`: go on with the comparison there; panels and optimizers may be new.
-    - `on_done(panel, optimizer)` is called after each cell, from the thread that ran it.
+    - `on_done(panel, optimizer, record)` is called after each cell, from the thread that ran it.
 
     **Raises:** before anything is run: `ValueError` for names that do not exist, a baseline that minibatches would mislead on
     every panel (L-BFGS), or a folder of a comparison with other settings; `FileExistsError` if the folder holds a comparison and
@@ -134,7 +135,7 @@ def compare(
                 store.write(p, name, record)
             records[p, name] = record
             if on_done is not None:
-                on_done(p, name)
+                on_done(p, name, record)
 
     programs = [(p, names) for p, names in _programs(cells, contenders) if any((p, n) not in records for n in names)]
     _work_off(programs, run, devices or jax.local_devices())
@@ -149,6 +150,7 @@ def compare(
                 store.write_costs(p, measured[p])
     return Comparison(
         panels=dict(panels),
+        optimizers=tuple(contenders),
         records={p: {n: records[p, n] for n in contenders if (p, n) in records} for p in panels},
         left_out=left_out,
         costs=measured,
@@ -294,8 +296,7 @@ def _cell_program(makes, panel, index, grid, optimizer, family, tune_keys, test_
     return runs, *run_tasks(optimizer, family, test_keys, **options)
 
 
-# Half the compile time of the default level, at the same speed: XLA vectorises by itself.
-_cell: Any = eqx.filter_jit(_cell_program, **{"compiler_options": {"xla_backend_optimization_level": 1}})  # type: ignore
+_cell: Any = eqx.filter_jit(_cell_program, **costs.QUICK_TO_COMPILE)
 
 
 def _gone():
@@ -376,7 +377,9 @@ class _Store:
         records = {p: {n: r for n in optimizers if (r := self.read(p, n)) is not None} for p in panels}
         meta = {n: MetaTraining(**o["meta_training"]) for n, o in optimizers.items() if o["meta_training"]}
         measured = {p: self.read_costs(p) for p in panels}
-        return Comparison(panels, records, self.content["left_out"], measured, meta, self.content["settings"])
+        return Comparison(
+            panels, tuple(optimizers), records, self.content["left_out"], measured, meta, self.content["settings"]
+        )
 
     def _cell(self, panel, optimizer):
         return self.folder / "cells" / quote(panel, safe="") / f"{quote(optimizer, safe='')}.npz"
@@ -385,7 +388,8 @@ class _Store:
         arrays: dict[str, Any] = {"losses": record.curves.losses}
         arrays |= {f"metric_{name}": values for name, values in record.curves.metrics.items()}
         if record.images is not None:
-            arrays["images"] = np.round(255 * np.clip(record.images, 0, 1)).astype(np.uint8)
+            pictures = np.where(np.isfinite(record.images), record.images, 0.0)  # what has diverged is black
+            arrays["images"] = np.round(255 * np.clip(pictures, 0, 1)).astype(np.uint8)
         if record.tuned is not None:
             arrays |= {f"trial_{k}": v for k, v in record.tuned.grid._asdict().items()}
             arrays |= {"trial_losses": record.tuned.losses, "at_edge": np.asarray(record.tuned.at_edge)}

@@ -23,7 +23,7 @@ from l2o.tuning import SCHEDULES
 
 def loss_at(record: Record, step: int, window: int = 1) -> Float[np.ndarray, " num_tasks"]:
     """Each task's loss at `step`: the mean over the `window` steps that end there."""
-    return record.curves.losses[:, step - window + 1 : step + 1].mean(axis=1)
+    return record.curves.losses[:, step - window + 1 : step + 1].mean(axis=1, dtype=np.float64)
 
 
 def best_baseline(records: Mapping[str, Record], step: int, window: int = 1, names: Sequence[str] | None = None) -> str:
@@ -122,35 +122,56 @@ def scores(comparison: Comparison) -> dict[str, dict[str, Float[np.ndarray, " nu
     return table
 
 
+class Verdict(NamedTuple):
+    """One optimizer beside the best baseline of one panel, at the horizon."""
+
+    best: str
+    ratio: float  # of mean losses, those at rounding level counted as that (`scores`), and its interval
+    low: float
+    high: float
+    num_diverged: int  # runs
+
+    @property
+    def outcome(self) -> str:
+        """Won or lost if the interval says so; a diverged run loses; else undecided."""
+        if self.high < 1:
+            return "won"
+        return "lost" if self.low > 1 or self.num_diverged else "undecided"
+
+
+def verdicts(comparison: Comparison) -> dict[str, dict[str, Verdict]]:
+    """By optimizer and panel, for all but the best baselines themselves; panels without a baseline are left out."""
+    relative = scores(comparison)
+    found: dict[str, dict[str, Verdict]] = {}
+    for name, panels in relative.items():
+        found[name] = {}
+        for panel, values in panels.items():
+            setting = comparison.panels[panel]
+            best = best_baseline(comparison.records[panel], setting.horizon, setting.window)
+            if name != best:
+                diverged = int((~np.isfinite(values)).sum())
+                found[name][panel] = Verdict(best, *ratio_interval(values, relative[best][panel]), diverged)
+    return found
+
+
 def overall(comparison: Comparison) -> dict[str, Overall]:
     """Every optimizer over all panels, with stratified 95 % intervals."""
-    relative = scores(comparison)
-    best = {
-        p: relative[best_baseline(comparison.records[p], s.horizon, s.window)][p]
-        for p, s in comparison.panels.items()
-        if any(p in panels for panels in relative.values())
-    }
-    table = {}
+    relative, judged, table = scores(comparison), verdicts(comparison), {}
     for name, panels in relative.items():
-        with np.errstate(divide="ignore"):
-            logs = {p: np.log(v) for p, v in panels.items()}
-        won = lost = 0
-        others = {}
-        for p, values in panels.items():
-            if values is best[p]:
-                continue
-            others[p] = values
-            _, low, high = ratio_interval(values, best[p])
-            won += high < 1
-            lost += low > 1 or not np.isfinite(values).all()
         with np.errstate(all="ignore"):
-            ratio = Estimate(*map(float, np.exp(statistics.aggregate(logs))))
+            ratio = Estimate(*map(float, np.exp(statistics.aggregate({p: np.log(v) for p, v in panels.items()}))))
+        outcomes = [verdict.outcome for verdict in judged[name].values()]
+        improvement = None
+        if judged[name]:
+            others = {p: panels[p] for p in judged[name]}
+            best = {p: relative[verdict.best][p] for p, verdict in judged[name].items()}
+            improvement = statistics.probability_of_improvement(others, best)
         table[name] = Overall(
             ratio,
-            statistics.probability_of_improvement(others, best) if others else None,
+            improvement,
             len(panels),
-            won,
-            lost,
+            outcomes.count("won"),
+            outcomes.count("lost"),
             int(sum((~np.isfinite(v)).sum() for v in panels.values())),
             int(sum(len(v) for v in panels.values())),
         )
@@ -182,7 +203,9 @@ def pay_back(comparison: Comparison, panel: str, name: str) -> PayBack:
     setting, records = comparison.panels[panel], comparison.records[panel]
     best, ratio, low, high = ratio_to_best(records, name, setting.horizon, setting.window)
     curve = _mean_curve(records[best], setting.window)
-    reached = statistics.steps_to_reach(curve, _mean(loss_at(records[name], setting.horizon, setting.window)))
+    goal = _mean(loss_at(records[name], setting.horizon, setting.window))
+    # What has diverged is reached at the start.
+    reached = statistics.steps_to_reach(curve, goal) if np.isfinite(goal) else 0
     steps = None if reached is None else reached + setting.window - 1
     meta, measured = comparison.meta_training.get(name), comparison.costs.get(panel, {})
     tuning = tuned = None

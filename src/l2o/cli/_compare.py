@@ -58,6 +58,11 @@ def run(
     if resume or not (folder / "comparison.json").exists():  # else `compare` says so, and the old config.json stays
         _common.start_folder(folder, config)
     with _common.bar(len(panels) * len(names), "cells") as advance:
+
+        def on_done(panel, name, record):
+            report.write_cell(folder / "events", panel, name, record, panels[panel].window)  # for TensorBoard
+            advance(f"{panel}: {name}")
+
         result = comparison.compare(
             panels,
             contenders,
@@ -67,7 +72,7 @@ def run(
             search=space,
             folder=folder,
             resume=resume,
-            on_done=lambda panel, name: advance(f"{panel}: {name}"),
+            on_done=on_done,
         )
     summary.write_table(result, folder)
     for name, panel in result.panels.items():

@@ -51,7 +51,7 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
             num_tasks=1024,
             tune_tasks=256,
             measure_costs=False,
-            on_done=lambda panel, name: status.update(f"{name} done ..."),
+            on_done=lambda panel, name, record: status.update(f"{name} done ..."),
         ).records[QUADRATICS]
     rows = summary.rows(on_quadratics, [20, 50, 100, 200])
     for statistic in ("mean", "median"):
@@ -69,7 +69,7 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
             num_tasks=10,
             tune_tasks=4,
             measure_costs=False,
-            on_done=lambda panel, name: status.update(f"{name} done ..."),
+            on_done=lambda panel, name, record: status.update(f"{name} done ..."),
         ).records[MNIST]
     mnist_rows = summary.rows(on_mnist, [20, 50, 100, 200], window=10)
     title = "mean loss of 10-step windows and 95 % interval; rates tuned for step 100"

@@ -7,6 +7,7 @@ constructor arguments, the training recipe, seed, versions and licence. Loading 
 import inspect
 import json
 import platform
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +72,25 @@ def as_dict(optimizer: AbstractLearnedOptimizer) -> dict[str, Any]:
     }
 
 
-def load(name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = None) -> AbstractLearnedOptimizer:
-    """A shipped optimizer by its name, or one from a file written by `save`.
+def load(
+    name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = None, horizon: int | None = None
+) -> AbstractLearnedOptimizer:
+    """A shipped optimizer by its name, or one written by `save`: a file, a folder with one, or "user/repo" on the Hub.
 
-    **Arguments:** `like`: refuse weights that are not of this optimizer's architecture and sizes.
+    A shipped name is read from the package, and so is never looked for anywhere else. "user/repo" or "user/repo@revision"
+    is a repository of the Hugging Face Hub with one weights file (needs the extra `l2o[hub]`), unless it is a path here.
+
+    **Arguments:**
+
+    - `like`: refuse weights that are not of this optimizer's architecture and sizes.
+    - `horizon`: for how many steps you mean to use it; warns (`UserWarning`) where it was meta-trained for far fewer.
 
     **Raises:** `ValueError` if there is none of that name, or the file is truncated, not safetensors, not written by
-    l2o, or of another architecture.
+    l2o, or of another architecture; `ImportError` if the extra is missing.
     """
     path = _weights.resolve(name_or_path)
+    if horizon is not None:
+        _warn_if_far(name_or_path, horizon)
     leaves, header = _weights.read(path)
     saved = header["architecture"]
     arguments = json.loads(header["arguments"])
@@ -123,6 +134,22 @@ def header(name_or_path: str | Path) -> dict[str, Any]:
     """
     raw = _weights.read(_weights.resolve(name_or_path))[1]
     return {k: json.loads(v) if k in ("arguments", "recipe", "versions") else v for k, v in raw.items()}
+
+
+# Beyond this many times its horizon a rule is outside all that it was trained and, on its card, measured on.
+_FAR = 5
+
+
+def _warn_if_far(name_or_path, horizon):
+    trained = header(name_or_path)["recipe"].get("horizon")
+    if isinstance(trained, int) and horizon > _FAR * trained:
+        warnings.warn(
+            f"{name_or_path} was meta-trained on runs of {trained} steps, and is to be used for {horizon}: expect it to stall "
+            f"or worse. `l2o.Guarded` hands over to another optimizer when it does; `l2o pretrained {name_or_path}` says what "
+            "was measured.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _architecture(optimizer):

@@ -15,8 +15,8 @@ from l2o.report import images, text
 from l2o.report.markup import Cell, Markup, element, joined, table
 from l2o.report.page_data import page_data
 from l2o.report.quantities import count, duration, interval, memory, number, solves
+from l2o.report.settings import setting
 from l2o.report.styles import all_optimizers, styles
-from l2o.report.verdicts import Verdict, setting, verdicts
 
 
 def page(comparison: Comparison, config: Mapping[str, Any] | None = None, recorded: str | None = None) -> str:
@@ -32,7 +32,7 @@ class _Page:
         self.comparison = comparison
         self.about = (config, recorded)
         self.styles = styles(all_optimizers(comparison))
-        self.verdicts = verdicts(comparison)
+        self.verdicts = summary.verdicts(comparison)
         self.overall = summary.overall(comparison)
         self.data = page_data(comparison)
         self.sheets = images.sheets(comparison)
@@ -377,7 +377,7 @@ def _stacked(value: str, below: str) -> str:
     return joined([value, element("small", below)]) if below else value
 
 
-def _ratio(verdict: Verdict) -> Cell:
+def _ratio(verdict: summary.Verdict) -> Cell:
     mark = {"won": " ●", "lost": " ○", "undecided": ""}[verdict.outcome]
     below = interval((verdict.low, verdict.high))
     if verdict.num_diverged:

@@ -27,7 +27,7 @@ def styles(learned: Mapping[str, bool]) -> dict[str, Style]:
 
 def all_optimizers(comparison: Comparison) -> dict[str, bool]:
     """All optimizers of a comparison, and whether they are learned: learned ones first."""
-    found = {n: r.learned for records in comparison.records.values() for n, r in records.items()}
-    found |= {n: True for n in comparison.meta_training}
-    found |= {n: found.get(n, False) for reasons in comparison.left_out.values() for n in reasons}
+    learned = {n: r.learned for records in comparison.records.values() for n, r in records.items()}
+    learned |= dict.fromkeys(comparison.meta_training, True)  # one that has not run yet
+    found = {name: learned.get(name, False) for name in comparison.optimizers}
     return dict(sorted(found.items(), key=lambda item: not item[1]))

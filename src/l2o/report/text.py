@@ -9,8 +9,8 @@ import numpy as np
 from l2o import summary
 from l2o.comparison import Comparison
 from l2o.report.quantities import count, duration, estimate, listed, number, solves
+from l2o.report.settings import missing, setting
 from l2o.report.styles import all_optimizers
-from l2o.report.verdicts import missing, setting, verdicts
 
 
 def title(comparison: Comparison) -> str:
@@ -63,7 +63,7 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
     """Of every learned optimizer: where it wins and loses, what it saves, what it costs, when that pays back."""
     ran = {n for records in comparison.records.values() for n in records}
     names = [n for n, learned in all_optimizers(comparison).items() if learned and n in ran]
-    judged, overall = verdicts(comparison), summary.overall(comparison)
+    judged, overall = summary.verdicts(comparison), summary.overall(comparison)
     found = {}
     for name in names:
         if not judged.get(name):
@@ -76,7 +76,7 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
 
 def _verdict(judged):
     def beside(verdict):
-        return str(verdict) if verdict.num_diverged else f"{verdict} times the loss of {verdict.best}"
+        return _told(verdict) if verdict.num_diverged else f"{_told(verdict)} times the loss of {verdict.best}"
 
     def on(outcome, verb, none=None):
         panels = {p: v for p, v in judged.items() if v.outcome == outcome}
@@ -208,9 +208,15 @@ def caveats(comparison: Comparison) -> list[str]:
     return lines
 
 
+def _told(verdict):
+    if verdict.num_diverged:
+        return f"{count(verdict.num_diverged, 'run')} diverged"
+    return estimate(verdict.ratio, verdict.low, verdict.high)
+
+
 def panel_lines(comparison: Comparison) -> dict[str, tuple[str, dict[str, str]]]:
     """By panel, the best baseline in words, and each learned optimizer's ratio to it."""
-    judged, found = verdicts(comparison), {}
+    judged, found = summary.verdicts(comparison), {}
     for panel, it in comparison.panels.items():
         records = comparison.records[panel]
         if not any(not r.learned for r in records.values()):
@@ -219,7 +225,7 @@ def panel_lines(comparison: Comparison) -> dict[str, tuple[str, dict[str, str]]]
         best = summary.best_baseline(records, it.horizon, it.window)
         with np.errstate(all="ignore"):
             loss = float(summary.loss_at(records[best], it.horizon, it.window).mean())
-        ratios = {n: f"{judged[n][panel]} ({judged[n][panel].outcome})" for n, r in records.items() if r.learned}
+        ratios = {n: f"{_told(judged[n][panel])} ({judged[n][panel].outcome})" for n, r in records.items() if r.learned}
         found[panel] = (f"{best} ({setting(records[best])}), mean loss {number(loss)} at step {it.horizon:,}", ratios)
     return found
 

@@ -53,7 +53,7 @@ def _conv(quick):
         "cifar2": ((0, 1), "3.3: CIFAR-2, the first two labels"),
     }
     if quick:
-        settings = {"data": "mnist_sample", "downscale": 2, "channels": (8, 8), "dense": (16,), "batch_size": 32}
+        settings = {"data": "mnist_sample", "downscale": 2, "channels": (8,), "dense": (16,), "batch_size": 32}
     else:
         settings = {"data": "cifar10", "downscale": 1, "channels": (16, 16, 16), "dense": (32,), "batch_size": 128}
     return {
@@ -61,7 +61,7 @@ def _conv(quick):
             functools.partial(convnet.family, labels=labels, **settings),
             20 if quick else 1000,
             40 if quick else 1000,
-            f"Andrychowicz et al. 2016, {source}" + (" (here of MNIST, 8-8 channels, 16 dense units)" if quick else ""),
+            f"Andrychowicz et al. 2016, {source}" + (" (here of MNIST, 8 channels, 16 dense units)" if quick else ""),
             window=2 if quick else 100,
             batch_size=None if quick else 1,
             data=(settings["data"],),
