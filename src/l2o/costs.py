@@ -51,7 +51,7 @@ def measure(
     *,
     key: PRNGKeyArray,
     num_steps: int = 10,
-    seconds: float = 0.3,
+    seconds: float = 0.1,
 ) -> dict[str, StepCost]:
     """Step costs of all `optimizers` on a task of `family`, timed in turn so that a busy machine disturbs all alike.
 
