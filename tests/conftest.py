@@ -1,9 +1,17 @@
 """Strict modes. (Do not import l2o here: it would escape the run-time type checking that pytest turns on later.)"""
 
+import os
+
+# Compiling is what the tests spend their time on; unoptimized it takes a third. (Levels 1 and 2 give wrong gradients of
+# max-pooling, experiments/LOG.md.) Processes that tests start run as a user's do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # the flags are read here
+del os.environ["XLA_FLAGS"]
 
 
 @pytest.fixture

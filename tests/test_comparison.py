@@ -143,7 +143,7 @@ def test_a_panel_is_compiled_once_for_all_its_baselines(caplog):
             comparison.compare({"bowl": PANELS["bowl"]}, ["sgd", "nag", "adam", "lion"], **SMALL)
     finally:
         jax.config.update("jax_log_compiles", False)
-    compiled = [r for r in caplog.records if "Finished XLA compilation of jit(_cell_program)" in r.getMessage()]
+    compiled = [r for r in caplog.records if "Finished XLA compilation of jit(_cell)" in r.getMessage()]
     assert len(compiled) == 1
 
 

@@ -281,7 +281,8 @@ def _run(
         )
 
 
-def _cell_program(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
+@eqx.filter_jit
+def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
     runs = None
     if makes is not None:
 
@@ -294,9 +295,6 @@ def _cell_program(makes, panel, index, grid, optimizer, family, tune_keys, test_
         optimizer = make(jax.tree.map(lambda x: x[jnp.argmin(tuning.scores(runs))], grid))
     options = {"horizon": panel.run_to, "batch_size": panel.batch_size, "images": True}
     return runs, *run_tasks(optimizer, family, test_keys, **options)
-
-
-_cell: Any = eqx.filter_jit(_cell_program, **costs.QUICK_TO_COMPILE)
 
 
 def _gone():

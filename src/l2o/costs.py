@@ -12,18 +12,15 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from l2o._inner import begin, unroll
+from l2o._inner import begin
 from l2o._optimizer import with_extra_args
 from l2o._task import TaskFamily
-
-# Half the compile time of XLA's default level, at the same speed, perceptron and LSTM alike: it vectorises by itself.
-QUICK_TO_COMPILE: dict[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 1}}
 
 
 class StepCost(NamedTuple):
     """A step of one optimizer on one family, one task alone on one device."""
 
-    ms_step: float  # loss, gradient and update
+    ms_step: float  # loss and gradient, and the update
     ms_optimizer: float  # the update alone; a line search's evaluations are part of it
     state_bytes: int  # of the optimizer's state, beside the params
     num_params: int
@@ -55,39 +52,48 @@ def measure(
 ) -> dict[str, StepCost]:
     """Step costs of all `optimizers` on a task of `family`, timed in turn so that a busy machine disturbs all alike.
 
-    Every optimizer gets `num_steps` whole steps, and as many updates alone, from the start of a task, on the first device; the
-    times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three rounds at least).
+    Loss and gradient are timed once for all, and every optimizer's update by itself, `num_steps` of them from the start of a
+    task, on the first device. Times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three
+    rounds at least).
     """
-    sizes, arguments = {}, {}
+    task, _, batch_key = begin(family, optax.identity(), key)
+    sizes, calls = {}, {}
     for name, optimizer in optimizers.items():
-        task, state, batch_key = begin(family, optimizer, key)
+        _, state, _ = begin(family, optimizer, key)
+        arrays = jax.tree.leaves(eqx.filter(state.opt_state, eqx.is_array))
         sizes[name] = [
-            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(eqx.filter(state.opt_state, eqx.is_array))),
+            sum(x.size * x.dtype.itemsize for x in arrays),
             sum(x.size for x in jax.tree.leaves(state.params)),
         ]
-        for kind, function in (("whole", _steps), ("alone", _updates)):
-            arguments[name, kind] = function, (optimizer, task, state, batch_key, num_steps)
+        calls[name] = _updates, (optimizer, task, state, batch_key, num_steps)
+        calls[None] = _gradients, (task, state.params, batch_key, num_steps)
 
-    def compiled(item):
-        program: Any = eqx.filter_jit(item[0], **QUICK_TO_COMPILE)
-        return program.lower(*item[1]).compile(), item[1]
+    def compiled(call):
+        program: Any = eqx.filter_jit(call[0])
+        return program.lower(*call[1]).compile(), call[1]
 
     with ThreadPoolExecutor(len(jax.local_devices())) as pool:  # compiling takes longer than all that is measured
-        functions = dict(zip(arguments, pool.map(compiled, arguments.values()), strict=True))
-    times = {cell: [] for cell in functions}
+        functions = dict(zip(calls, pool.map(compiled, calls.values()), strict=True))
+    times = {name: [] for name in functions}
     rounds, started = 0, time.perf_counter()
     while rounds < 4 or (rounds < 50 and time.perf_counter() - started < seconds * len(optimizers)):
-        for cell, (program, inputs) in functions.items():
+        for name, (program, inputs) in functions.items():
             begun = time.perf_counter()
             jax.block_until_ready(program(*inputs))
-            times[cell].append(time.perf_counter() - begun)
+            times[name].append(time.perf_counter() - begun)
         rounds += 1
-    milliseconds = {cell: 1e3 * float(np.median(t[1:])) / num_steps for cell, t in times.items()}  # the first warms up
-    return {n: StepCost(milliseconds[n, "whole"], milliseconds[n, "alone"], *sizes[n]) for n in optimizers}
+    milliseconds = {name: 1e3 * float(np.median(t[1:])) / num_steps for name, t in times.items()}  # the first warms up
+    return {n: StepCost(milliseconds[None] + milliseconds[n], milliseconds[n], *sizes[n]) for n in optimizers}
 
 
-def _steps(optimizer, task, state, key, num_steps):
-    return unroll(task, optimizer, state, key, length=num_steps)
+def _gradients(task, params, key, num_steps):
+    """Losses and gradients of moving params: nothing is hoisted out of the loop."""
+
+    def step(params, index):
+        loss, gradient = jax.value_and_grad(task.loss)(params, jax.random.fold_in(key, index))
+        return jax.tree.map(lambda p, g: p - 1e-9 * g, params, gradient), loss
+
+    return jax.lax.scan(step, params, jnp.arange(num_steps))
 
 
 def _updates(optimizer, task, state, key, num_steps):

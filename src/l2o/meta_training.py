@@ -226,7 +226,7 @@ def meta_train(
     has_best = bool(np.isfinite(run["best_score"]))
     problem = estimator.problem or estimator  # one without a problem runs whole episodes at every call
     truncation = getattr(problem, "truncation", float("nan"))
-    num_inner_steps = step * estimator.num_particles * truncation
+    num_inner_steps = float(step * estimator.num_particles * truncation)
     return MetaTrained(
         optimizer=eqx.combine(run["best"], static) if has_best else last,
         last=last,

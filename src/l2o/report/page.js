@@ -39,9 +39,16 @@ const colour = (name) => {
 const translucent = (name) => colour(name) + (DATA.styles[name].learned ? "38" : "22");
 const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
+// Plotly's own ticks between powers of ten are labelled by their first digit alone: "5" for 0.5.
+function oneTwoFive(range) {
+  const values = [];
+  for (let k = Math.floor(range[0]); k <= Math.ceil(range[1]); k++) values.push(...[1, 2, 5].map((digit) => digit * 10 ** k));
+  return { tickvals: values, ticktext: values.map((value) => String(Number(value.toPrecision(1)))) };
+}
+
 function axis(title, type, range, revision) {
   // Labels at the powers of ten only, unless there are too few of them to read an axis by.
-  const ticks = type === "log" && range[1] - range[0] < 2.5 ? { dtick: "D2" } : { minorloglabels: "none", nticks: 8 };
+  const ticks = type === "log" && range[1] - range[0] < 2.5 ? oneTwoFive(range) : { minorloglabels: "none", nticks: 8 };
   return {
     ...ticks, title: { text: title, standoff: 8 }, type, range, gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false,
     exponentformat: "power", automargin: true, uirevision: revision + type, tickfont: { size: 11 },

@@ -87,9 +87,9 @@ def family(
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"No activation named {activation!r}. Activations: {', '.join(ACTIVATIONS)}.")
-    if data not in l2o.data.names("images"):
-        raise ValueError(f"No image set named {data!r}. Image sets: {', '.join(l2o.data.names('images'))}.")
     images = l2o.data.load(data)
+    if data not in l2o.data.names("images"):
+        raise ValueError(f"{data!r} is not a set of images. Image sets: {', '.join(l2o.data.names('images'))}.")
     x_train = images.x_train.reshape(len(images.x_train), -1)
     x_test = images.x_test.reshape(len(images.x_test), -1)
     num_classes = int(images.y_train.max()) + 1
