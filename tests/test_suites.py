@@ -20,8 +20,8 @@ def test_there_are_some():
 @pytest.mark.parametrize("suite", SUITES)
 def test_quick_panels_are_the_same_problems_made_small(suite):
     quick, full = (_plugins.get("suites", suite).panels(is_quick) for is_quick in (True, False))
-    assert list(quick) == list(full)
-    for name in full:
+    assert list(quick) == [name for name in full if name in quick]  # those whose data do not ship are left out
+    for name in quick:
         assert quick[name].horizon <= full[name].horizon
         assert quick[name].run_to <= full[name].run_to
 

@@ -269,13 +269,15 @@ def _run(
         arguments = _devices.put((jnp.asarray(index), grid, optimizer, family, tune_keys, test_keys), device)
         runs, losses, metrics = jax.tree.map(np.asarray, _cell(makes, panel._replace(make=_gone), *arguments))
         images = metrics.pop("image", None)
+        if images is not None:  # what has diverged is black
+            images = np.clip(np.where(np.isfinite(images), images, 0.0), 0.0, 1.0)[:_NUM_IMAGES]
         yield (
             name,
             Record(
                 Curves(losses, metrics),
                 tuning.chosen(trials, runs) if tuned else None,
                 contender.learned,
-                None if images is None else images[:_NUM_IMAGES],
+                images,
                 time.perf_counter() - started,
             ),
         )
@@ -386,8 +388,7 @@ class _Store:
         arrays: dict[str, Any] = {"losses": record.curves.losses}
         arrays |= {f"metric_{name}": values for name, values in record.curves.metrics.items()}
         if record.images is not None:
-            pictures = np.where(np.isfinite(record.images), record.images, 0.0)  # what has diverged is black
-            arrays["images"] = np.round(255 * np.clip(pictures, 0, 1)).astype(np.uint8)
+            arrays["images"] = np.round(255 * record.images).astype(np.uint8)
         if record.tuned is not None:
             arrays |= {f"trial_{k}": v for k, v in record.tuned.grid._asdict().items()}
             arrays |= {"trial_losses": record.tuned.losses, "at_edge": np.asarray(record.tuned.at_edge)}

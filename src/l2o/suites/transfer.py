@@ -19,8 +19,8 @@ def panels(quick: bool = False) -> dict[str, Panel]:
         "layers_3": {"hidden": (20, 20, 20), "init_std": None},
         "fan_in": {"init_std": None},
         **({} if quick else {"fashion_mnist": {"data": "fashion_mnist"}, "smile": {"data": "smile"}}),
-        f"batch_{size // 4}": {"batch_size": size // 4},
-        f"batch_{size * 4}": {"batch_size": size * 4},
+        "batch_quarter": {"batch_size": size // 4},
+        "batch_x4": {"batch_size": size * 4},
     }
     families = {name: {"data": data, "batch_size": size, **settings} for name, settings in changed.items()}
     found = {name: _panel(settings, horizon, changed[name]) for name, settings in families.items()}

@@ -13,14 +13,14 @@ _RESNET = "ResNet-8: He et al. 2016, 4.2, one block a stage"
 
 
 def panels(quick: bool = False) -> dict[str, Panel]:
-    """A panel for every net and data set. Quick: smaller nets, all on MNIST's sample."""
+    """A panel for every net and data set. Quick: smaller nets, on MNIST's sample only."""
     if quick:
         nets = {
             "mlp": (mlp.family, {"hidden": (32,), "activation": "relu", "init_std": None}, 50, _MLP),
             "convnet": (convnet.family, {}, 20, _CONVNET + ", made smaller"),
             "resnet": (resnet.family, {}, 20, _RESNET + ", made smaller"),
         }
-        return {f"{net}_mnist_sample": _panel("mnist_sample", *what, batch_size=32) for net, what in nets.items()}
+        return {f"{net}_mnist": _panel("mnist_sample", *what, batch_size=32) for net, what in nets.items()}
     conv = {"downscale": 1, "channels": (16, 16, 16), "dense": (32,)}
     nets = {
         "mlp": (mlp.family, {"hidden": (32,), "activation": "relu", "init_std": None}, 500, _MLP),
