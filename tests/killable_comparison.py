@@ -17,7 +17,7 @@ comparison.compare(
         "quadratics": l2o.Panel(quadratic.family, 30, 60, "Andrychowicz et al. 2016"),
         "rosenbrock": l2o.Panel(rosenbrock.family, 30, 60, "Rosenbrock 1960"),
     },
-    ["lstm-quadratic", "sgd", "adam", "schedule_free_adam"],
+    ["lstm-quadratic", "sgd", "adam"],
     key=jax.random.key(0),
     num_tasks=4,
     tune_tasks=2,

@@ -26,7 +26,9 @@ def test_help_is_immediate_and_imports_no_jax():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "quickstart", "tasks", "optimizers", "pretrained"])
+@pytest.mark.parametrize(
+    "command", ["train", "compare", "report", "quickstart", "tasks", "suites", "optimizers", "pretrained"]
+)
 def test_every_option_has_help(command):
     import typer.main
 
@@ -97,6 +99,11 @@ def test_compare_own_weights(trained):
         (["train", "mlp", "-s", "data=nosuch"], "No data set named 'nosuch'. Data sets:"),
         (["train", "nosuch:family"], "No module named 'nosuch'"),
         (["train", "my_module:broken"], "The loss must be a scalar, got shape (3,)"),
+        (["compare", "nosuch", "adam"], "No task or suite named 'nosuch'. Suites: convex, landscapes,"),
+        (["compare", "quadratic", "adam", "--quick"], "--quick is for suites (convex, landscapes,"),
+        (["compare", "paper", "adam", "--horizon", "5"], "are for a single task; a suite has its own"),
+        (["compare", "quadratic", "adam", "--search", "bayes"], "`kind` must be grid or random, got 'bayes'"),
+        (["report", "nosuch"], "holds no comparison"),
         (["compare", "quadratic", "adam", "nosuch"], "No optimizer named 'nosuch'. Pretrained:"),
         (["compare", "mlp", "lbfgs"], "lbfgs needs a deterministic loss for its line search"),
         (["pretrained", "nosuch"], "No pretrained optimizer named 'nosuch'"),

@@ -45,6 +45,11 @@ def run(
         if set_ or horizon or run_to or window:
             raise ValueError("--set, --horizon, --run-to and --window are for a single task; a suite has its own.")
         panels = _plugins.get("suites", task).panels(quick)
+    elif ":" not in task and task not in _plugins.names("tasks"):
+        raise ValueError(
+            f"No task or suite named {task!r}. Suites: {', '.join(_plugins.names('suites'))}. Tasks: "
+            f"{', '.join(_plugins.names('tasks'))}; or pass module:attribute."
+        )
     elif quick:
         raise ValueError(f"--quick is for suites ({', '.join(_plugins.names('suites'))}); {task!r} is none.")
     else:
