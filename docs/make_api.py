@@ -4,8 +4,9 @@ import inspect
 from pathlib import Path
 
 import l2o
-from l2o import _plugins, comparison, costs, report, statistics, summary
+from l2o import _plugins, comparison, costs, pretrained, recording, report, states, statistics, summary
 from l2o.imitation import Imitation
+from l2o.tasks import lasso
 
 PAGE = Path(__file__).parent / "api.md"
 
@@ -38,6 +39,16 @@ def page() -> str:
         statistics.aggregate,
         statistics.probability_of_improvement,
         statistics.performance_profile,
+        pretrained.save,
+        pretrained.load,
+        pretrained.header,
+        pretrained.describe,
+        pretrained.as_dict,
+        recording.meta_gradient,
+        recording.RecordedLoop,
+        states.save,
+        states.load,
+        lasso.fista,
         costs.measure,
         costs.against_tuning,
         costs.against_tuned,

@@ -15,6 +15,17 @@ del os.environ["XLA_FLAGS"]
 
 
 @pytest.fixture
+def one_thread():
+    """Of PyTorch's. Tiny tensors, shared cores: threads that wait for each other only slow it down."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def x64():
     """Double precision, where two routes to one number agree to many digits or not at all."""
     with jax.enable_x64(True):

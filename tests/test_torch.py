@@ -20,14 +20,7 @@ torch = pytest.importorskip("torch")
 import l2o.torch as l2o_torch  # noqa: E402 (after the check that there is one)
 from l2o.torch import LearnedOptimizer, _optimizer  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors, shared cores: threads that wait for each other only slow it down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny_weights(**arguments):

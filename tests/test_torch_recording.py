@@ -22,12 +22,7 @@ from l2o.torch import LearnedOptimizer, Recorder  # noqa: E402 (after the check 
 LENGTH = 6
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def record(weights, length=LENGTH, dtype=np.float64, groups=None, schedule=None, **options):

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from l2o._files import check_writable as check_writable
-from l2o._files import write_whole as write_whole
+from l2o._files import check_writable, write_whole
 
 
 class Checkpoints:

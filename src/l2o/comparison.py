@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from l2o import _devices, baselines, costs, pretrained, tuning
-from l2o._checkpoint import check_writable, write_whole
+from l2o._files import check_writable, write_whole
 from l2o._panel import Panel
 from l2o._task import is_deterministic
 from l2o.baselines import Baseline
@@ -49,7 +49,9 @@ class Record(NamedTuple):
     curves: Curves
     tuned: Tuned | None = None  # of a tuned baseline: what was tried, and what was chosen
     learned: bool = False
-    images: Float[np.ndarray, "num height width 3"] | None = None  # at the end of the first tasks' runs
+    images: Float[np.ndarray, "num height width 3"] | None = (
+        None  # at the end of the first tasks' runs, in [0, 1]; diverged: 0
+    )
     seconds: float = float("nan")  # tuning and running on one device; compiling too, for the first of a program
 
 
@@ -62,7 +64,7 @@ class Comparison(NamedTuple):
     left_out: dict[str, dict[str, str]]
     costs: dict[str, dict[str, StepCost]]
     meta_training: dict[str, MetaTraining]  # of the learned optimizers of which it is known
-    settings: dict[str, Any]  # num_tasks, tune_tasks, search, key, versions
+    settings: dict[str, Any]  # num_tasks, tune_tasks, search, key
 
 
 class _Contender(NamedTuple):
@@ -118,11 +120,10 @@ def compare(
     trials = search.trials(jax.random.fold_in(tune_key, 2**31))
     families = {name: panel.make() for name, panel in panels.items()}
     left_out = _not_applicable(families, contenders, key)
+    settings = _settings(key, num_tasks, tune_tasks, search)
     store = None
     if folder is not None:
-        store = _Store(
-            Path(folder), resume, panels, contenders, _settings(key, num_tasks, tune_tasks, search), left_out
-        )
+        store = _Store(Path(folder), resume, panels, contenders, settings, left_out)
     cells = [(p, n) for p in panels for n in contenders if n not in left_out[p]]
     records = {cell: record for cell in cells if store and (record := store.read(*cell)) is not None}
 
@@ -155,7 +156,7 @@ def compare(
         left_out=left_out,
         costs=measured,
         meta_training={n: c.meta_training for n, c in contenders.items() if c.meta_training},
-        settings=_settings(key, num_tasks, tune_tasks, search),
+        settings=settings,
     )
 
 

@@ -56,17 +56,17 @@ def measure(
     task, on the first device. Times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three
     rounds at least).
     """
-    task, _, batch_key = begin(family, optax.identity(), key)
-    sizes, calls = {}, {}
+    task, start, batch_key = begin(family, optax.identity(), key)
+    params, sizes = start.params, {}
+    calls: dict[str | None, Any] = {None: (_gradients, (task, params, batch_key, num_steps))}
     for name, optimizer in optimizers.items():
-        _, state, _ = begin(family, optimizer, key)
-        arrays = jax.tree.leaves(eqx.filter(state.opt_state, eqx.is_array))
+        opt_state = optimizer.init(params)
+        arrays = jax.tree.leaves(eqx.filter(opt_state, eqx.is_array))
         sizes[name] = [
             sum(x.size * x.dtype.itemsize for x in arrays),
-            sum(x.size for x in jax.tree.leaves(state.params)),
+            sum(x.size for x in jax.tree.leaves(params)),
         ]
-        calls[name] = _updates, (optimizer, task, state, batch_key, num_steps)
-        calls[None] = _gradients, (task, state.params, batch_key, num_steps)
+        calls[name] = _updates, (optimizer, task, params, opt_state, batch_key, num_steps)
 
     def compiled(call):
         program: Any = eqx.filter_jit(call[0])
@@ -96,7 +96,7 @@ def _gradients(task, params, key, num_steps):
     return jax.lax.scan(step, params, jnp.arange(num_steps))
 
 
-def _updates(optimizer, task, state, key, num_steps):
+def _updates(optimizer, task, params, opt_state, key, num_steps):
     """Updates alone. The params stand in for the gradient: they change from step to step, so no update is hoisted."""
     optimizer = with_extra_args(optimizer)
 
@@ -107,7 +107,7 @@ def _updates(optimizer, task, state, key, num_steps):
         updates, opt_state = optimizer.update(params, opt_state, params, **extra)
         return (optax.apply_updates(params, updates), opt_state), None
 
-    return jax.lax.scan(step, (state.params, state.opt_state), length=num_steps)[0]
+    return jax.lax.scan(step, (params, opt_state), length=num_steps)[0]
 
 
 class BreakEven(NamedTuple):

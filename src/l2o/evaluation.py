@@ -47,7 +47,8 @@ def evaluate(
     shares = jax.random.split(key, num_tasks).reshape(len(devices), -1)
     batch_size = min(batch_size or num_tasks, num_tasks // len(devices))
     arguments = [_devices.put((optimizer, family, keys), device) for keys, device in zip(shares, devices, strict=True)]
-    run = functools.partial(_evaluate, horizon, split, metrics_split, batch_size)
+    options = {"horizon": horizon, "split": split, "metrics_split": metrics_split, "batch_size": batch_size}
+    run = functools.partial(_run_tasks, **options)
     results = _devices.run_on_each(run, arguments)
     losses, metrics = jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *results)
     return Curves(losses, metrics)
@@ -74,13 +75,6 @@ def loss_curves(
         devices=devices,
     )
     return curves.losses
-
-
-@eqx.filter_jit
-def _evaluate(horizon, split, metrics_split, batch_size, optimizer, family, keys):
-    return run_tasks(
-        optimizer, family, keys, horizon=horizon, split=split, metrics_split=metrics_split, batch_size=batch_size
-    )
 
 
 def run_tasks(
@@ -110,3 +104,6 @@ def run_tasks(
         return jnp.append(losses, last), metrics
 
     return jax.lax.map(one_task, keys, batch_size=batch_size or len(keys))
+
+
+_run_tasks = eqx.filter_jit(run_tasks)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from l2o import _plugins
-from l2o._checkpoint import check_writable, write_whole
+from l2o._files import check_writable, write_whole
 
 console = Console(highlight=False)
 

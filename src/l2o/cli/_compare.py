@@ -1,6 +1,7 @@
 """`l2o compare`."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -57,7 +58,7 @@ def run(
     names = optimizers or [*l2o.pretrained.names(), *DEFAULT_BASELINES]
     for name in names:
         comparison.check_name(name)
-    contenders = dict.fromkeys(names) | {name: name for name in names}
+    contenders: dict[str, Any] = {name: name for name in names}
     if not tune:
         contenders |= {n: l2o.baselines.get(n).make(rate) for n in names if n in l2o.baselines.BASELINES}
     if resume or not (folder / "comparison.json").exists():  # else `compare` says so, and the old config.json stays
@@ -80,11 +81,10 @@ def run(
             on_done=on_done,
         )
     summary.write_table(result, folder)
-    for name, panel in result.panels.items():
-        if len(panels) == 1:
-            _print_panel(result, name, panel)
     if len(panels) > 1:
         console.print(report.overall_table(result))
+    else:
+        _print_panel(result, *next(iter(panels.items())))
     if not tune:
         console.print(f"Baselines untuned, at rate {rate:g}: not a fair comparison.")
     windows = {name: panel.window for name, panel in result.panels.items()}

@@ -8,7 +8,7 @@ import optax
 
 import l2o
 from l2o import comparison, report, summary
-from l2o._checkpoint import write_whole
+from l2o._files import write_whole
 from l2o.architectures import lstm
 from l2o.cli import _common
 from l2o.cli._common import console

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from l2o._checkpoint import check_writable
+from l2o._files import check_writable
 from l2o.comparison import Comparison, Record
 from l2o.report import curves
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from l2o import comparison, summary
-from l2o._checkpoint import check_writable, write_whole
+from l2o._files import check_writable, write_whole
 from l2o.comparison import Comparison
 from l2o.report.events import write_events
 from l2o.report.figures import figure, image_figure, profile_figure

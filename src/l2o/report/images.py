@@ -37,8 +37,11 @@ def _sheet(
 ) -> UInt8[np.ndarray, "sheet_height sheet_width 4"]:
     _, height, width, _ = images.shape
     height, width = height - height % factor, width - width % factor
-    small = np.clip(np.nan_to_num(images[:, :height, :width]), 0, 1)
-    small = small.reshape(len(small), height // factor, factor, width // factor, factor, 3).mean(axis=(2, 4))
+    small = (
+        images[:, :height, :width]
+        .reshape(len(images), height // factor, factor, width // factor, factor, 3)
+        .mean(axis=(2, 4))
+    )
     small = np.concatenate([small, np.ones((*small.shape[:3], 1))], axis=3)
     gap = np.zeros((small.shape[1], _GAP, 4))  # transparent
     strip = np.concatenate([part for image in small for part in (image, gap)][:-1], axis=1)

@@ -16,12 +16,12 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from l2o._task import AbstractTask, TaskFamily
-from l2o.tasks import _characters
+from l2o.tasks import _characters, _start
 from l2o.tasks._characters import Characters
 from l2o.tasks._one_task import OneTask
+from l2o.tasks._start import Normal
 
 HORIZON = 200
 
@@ -36,8 +36,7 @@ class Transformer(AbstractTask):
     init_std: float = eqx.field(static=True)
 
     def init(self, key):
-        stds, unravel = ravel_pytree(self._stds())
-        return unravel(stds * jax.random.normal(key, stds.shape))  # one draw: each takes long to compile
+        return _start.draw(key, self._starts())
 
     def loss(self, params, key, *, split="train"):
         return self._loss(params, self.text.batch(key, split))
@@ -46,16 +45,16 @@ class Transformer(AbstractTask):
         """`loss` in nats and `bits_per_character`, on the whole test text or as much of the training text."""
         return _characters.scores(self._loss(params, self.text.all_windows(split)))
 
-    def _stds(self):
-        """The standard deviation of every parameter at the start; that also says which there are."""
+    def _starts(self):
+        """How every parameter starts; that also says which there are."""
         width, std = self.width, self.init_std
         into_stream = std / math.sqrt(2 * self.num_layers)
 
         def norm():
-            return {"gain": jnp.zeros(width), "b": jnp.zeros(width)}  # the gain is 1 + this
+            return {"gain": Normal((width,)), "b": Normal((width,))}  # the gain is 1 + this
 
         def linear(fan_in, fan_out, std):
-            return {"w": jnp.full((fan_in, fan_out), std), "b": jnp.zeros(fan_out)}
+            return {"w": Normal((fan_in, fan_out), std), "b": Normal((fan_out,))}
 
         def layer():
             return {
@@ -68,8 +67,8 @@ class Transformer(AbstractTask):
             }
 
         return {
-            "embedding": jnp.full((self.text.vocabulary_size, width), std),
-            "position": jnp.full((self.text.length, width), std),
+            "embedding": Normal((self.text.vocabulary_size, width), std),
+            "position": Normal((self.text.length, width), std),
             "layers": [layer() for _ in range(self.num_layers)],
             "norm": norm(),
         }
