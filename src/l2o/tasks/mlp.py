@@ -6,7 +6,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Int, UInt
 
 import l2o.data
 from l2o._task import AbstractTask, TaskFamily
@@ -22,9 +22,9 @@ ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jnp.tanh}
 class MLP(AbstractTask):
     """Cross-entropy of a perceptron on minibatches drawn with replacement. Pixels are scaled to [0, 1]."""
 
-    x_train: UInt8[Array, "num_train pixels"]
+    x_train: UInt[Array, "num_train pixels"]
     y_train: Int[Array, " num_train"]
-    x_test: UInt8[Array, "num_test pixels"]
+    x_test: UInt[Array, "num_test pixels"]
     y_test: Int[Array, " num_test"]
     sizes: tuple[int, ...] = eqx.field(static=True)
     activation: str = eqx.field(static=True)
