@@ -81,9 +81,9 @@ damped.defvjp(lambda x, factor: (x, None), lambda factor, _, g: (g / factor,))
 class Blurred(mlp.MLP):
     """A perceptron on images blurred over squares of `factor` pixels, one weight standing for the `factor` weights of a square.
 
-    Those weights see the same inputs, so the optimizer, which is coordinatewise, would move them alike, by what it makes of the
-    gradient of one of them. The square's inputs are therefore summed, and the gradient of its weight is that of one pixel. (Not on
-    other splits: the meta-gradient needs their gradient as it is.)
+    Those weights see the same inputs, so the optimizer, which is coordinatewise, would move them alike, by what it makes of
+    the gradient of one of them. So inputs are summed over the square, and the gradient of its weight is that of one pixel.
+    (Not on other splits: the meta-gradient needs their gradient as it is.)
     """
 
     factor: int = eqx.field(static=True, default=1)
