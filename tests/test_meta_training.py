@@ -67,6 +67,18 @@ def test_the_best_by_validation_is_kept_when_training_gets_worse():
     assert result.best_score == scores[best]
 
 
+def test_the_average_is_what_is_validated_and_returned():
+    """The log rate climbs by 1/2 a step: phi_n = phi_0 + n/2, and its average with decay 0.8 follows in closed form."""
+    result = l2o.meta_train(SMALL, estimator(), CLIMB, num_steps=6, key=KEY, validation=VALIDATION, average=0.8)
+    average = climbed = np.log(0.01)
+    for row in result.history:
+        climbed += 0.5
+        average = 0.8 * average + 0.2 * climbed
+        np.testing.assert_allclose(row["validation_loss"], (1 - 2 * np.exp(average)) ** 8, rtol=1e-4)
+    np.testing.assert_allclose(result.last.log_rate, average, rtol=1e-5)
+    assert_trees_equal(result.optimizer, result.last)
+
+
 def test_a_score_that_is_not_finite_is_never_the_best():
     broken = l2o.Validation(lambda key: bowl(start=jnp.nan), horizon=2, num_tasks=1, every=1)
     result = l2o.meta_train(SMALL, estimator(), CLIMB, num_steps=2, key=KEY, validation=broken)
@@ -115,7 +127,7 @@ def train(folder=None, *, resume=False, num_steps=12, on_step=None, optimizer=No
         folder=folder,
         resume=resume,
         on_step=on_step,
-        **{"checkpoint_every": 5, **options},
+        **{"checkpoint_every": 5, "average": 0.5, **options},
     )
 
 
@@ -331,6 +343,12 @@ def test_bad_tasks_are_refused_before_anything_is_run(tmp_path, family, error, m
 def test_a_truncation_that_does_not_divide_the_horizon():
     with pytest.raises(ValueError, match=r"`truncation` must divide `horizon`, got truncation=3 and horizon=4"):
         estimator(horizon=4, truncation=3)
+
+
+@pytest.mark.parametrize("average", [-0.1, 1.0])
+def test_an_average_that_is_none(average):
+    with pytest.raises(ValueError, match=rf"`average` must be at least 0 and below 1, got {average}"):
+        l2o.meta_train(SMALL, estimator(), num_steps=1, key=KEY, average=average)
 
 
 def test_no_steps():

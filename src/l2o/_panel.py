@@ -16,3 +16,4 @@ class Panel(NamedTuple):
     window: int = 1  # losses on minibatches are averaged over this many last steps
     batch_size: int | None = None  # tasks run at once; default all (large optimizees do not fit, or run faster, alone)
     data: tuple[str, ...] = ()  # data sets of `l2o.data` that it needs
+    metrics_splits: tuple[str, ...] = ("test",)  # splits that metrics such as the accuracy are taken on

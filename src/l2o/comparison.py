@@ -296,7 +296,12 @@ def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
         options = {"horizon": panel.horizon, "final_steps": panel.window, "batch_size": panel.batch_size}
         runs = tuning.final_losses(make, grid, family, tune_keys, **options)
         optimizer = make(jax.tree.map(lambda x: x[jnp.argmin(tuning.scores(runs))], grid))
-    options = {"horizon": panel.run_to, "batch_size": panel.batch_size, "images": True}
+    options = {
+        "horizon": panel.run_to,
+        "batch_size": panel.batch_size,
+        "metrics_splits": panel.metrics_splits,
+        "images": True,
+    }
     return runs, *run_tasks(optimizer, family, test_keys, **options)
 
 
@@ -373,7 +378,10 @@ class _Store:
             self.content[kind] = {**before[kind], **self.content[kind]}
 
     def comparison(self) -> Comparison:
-        panels = {n: Panel(make=_gone, **{**p, "data": tuple(p["data"])}) for n, p in self.content["panels"].items()}
+        panels = {
+            name: Panel(make=_gone, **{k: tuple(v) if isinstance(v, list) else v for k, v in panel.items()})
+            for name, panel in self.content["panels"].items()
+        }
         optimizers = self.content["optimizers"]
         records = {p: {n: r for n in optimizers if (r := self.read(p, n)) is not None} for p in panels}
         meta = {n: MetaTraining(**o["meta_training"]) for n, o in optimizers.items() if o["meta_training"]}

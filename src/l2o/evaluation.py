@@ -31,7 +31,7 @@ def evaluate(
     num_tasks: int,
     key: PRNGKeyArray,
     split: str = "train",
-    metrics_split: str = "test",
+    metrics_splits: tuple[str, ...] = ("test",),
     batch_size: int | None = None,
     devices: Sequence[_devices.Device] | None = None,
 ) -> Curves:
@@ -41,13 +41,14 @@ def evaluate(
     same key, and tune them on another.
 
     **Arguments:** `batch_size`: tasks run at once (default: all of a device's). `devices`: default all local ones.
+    `metrics_splits`: where metrics are taken; "accuracy" is that on "test", "train_accuracy" that on "train".
     Diverged runs are in the result as what they are: inf or NaN.
     """
     devices = _devices.share(num_tasks, devices)
     shares = jax.random.split(key, num_tasks).reshape(len(devices), -1)
     batch_size = min(batch_size or num_tasks, num_tasks // len(devices))
     arguments = [_devices.put((optimizer, family, keys), device) for keys, device in zip(shares, devices, strict=True)]
-    options = {"horizon": horizon, "split": split, "metrics_split": metrics_split, "batch_size": batch_size}
+    options = {"horizon": horizon, "split": split, "metrics_splits": metrics_splits, "batch_size": batch_size}
     run = functools.partial(_run_tasks, **options)
     results = _devices.run_on_each(run, arguments)
     losses, metrics = jax.tree.map(lambda *parts: np.concatenate([np.asarray(p) for p in parts]), *results)
@@ -84,7 +85,7 @@ def run_tasks(
     *,
     horizon: int,
     split: str = "train",
-    metrics_split: str = "test",
+    metrics_splits: tuple[str, ...] = ("test",),
     batch_size: int | None = None,
     images: bool = False,
 ) -> tuple[Float[jax.Array, "num_tasks horizon_plus_1"], dict[str, Any]]:
@@ -98,7 +99,11 @@ def run_tasks(
         state, losses = unroll(task, optimizer, state, batch_key, length=horizon, split=split)
         answer = getattr(optimizer, "eval_params", lambda opt_state, params: params)(state.opt_state, state.params)
         last = task.loss(answer, loss_key(batch_key, state.step, split), split=split)
-        metrics = task.metrics(answer, batch_key, split=metrics_split)
+        metrics = {
+            name if split == "test" else f"{split}_{name}": value
+            for split in metrics_splits
+            for name, value in task.metrics(answer, batch_key, split=split).items()
+        }
         if images and (image := task.image(answer)) is not None:
             metrics = {**metrics, "image": image}
         return jnp.append(losses, last), metrics

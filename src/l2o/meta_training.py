@@ -58,7 +58,7 @@ class MetaTrained:
     """Result of `meta_train`."""
 
     optimizer: AbstractLearnedOptimizer  # the best by validation, or the last without one
-    last: AbstractLearnedOptimizer
+    last: AbstractLearnedOptimizer  # as of the last meta-step (its average, where one was asked for)
     best_score: float | None  # of `optimizer` on the validation tasks
     num_steps: int  # meta-steps done, skipped ones included
     num_skipped: int  # meta-steps whose gradient was not finite: no update was made
@@ -84,6 +84,7 @@ def meta_train(
     num_steps: int,
     key: PRNGKeyArray,
     validation: Validation | None = None,
+    average: float = 0.0,
     max_seconds: float | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -103,6 +104,9 @@ def meta_train(
     **Arguments:**
 
     - `outer_opt`: any optax optimizer; default `default_outer_optimizer()`.
+    - `average`: decay $\beta$ of an exponential moving average $\bar\varphi \leftarrow \beta \bar\varphi + (1 - \beta) \varphi$
+        of the meta-parameters, over about $1 / (1 - \beta)$ meta-steps (Polyak & Juditsky 1992). The average is what is validated
+        and returned; meta-training itself goes on from $\varphi$. Meta-gradients are noisy: it is often far better. 0: none.
     - `max_seconds`: stop early after this much wall clock in this call.
     - `on_step`: called with each row of the history, for a progress bar.
 
@@ -112,6 +116,8 @@ def meta_train(
     outer_opt = outer_opt or default_outer_optimizer()
     if num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
+    if not 0 <= average < 1:
+        raise ValueError(f"`average` must be at least 0 and below 1, got {average}.")
     if isinstance(estimator.problem, InnerTraining):
         check_family(estimator.problem.family, jax.random.fold_in(key, 1))
     devices = _devices.share(estimator.num_tasks if estimator.jitted else 1, devices)
@@ -119,7 +125,7 @@ def meta_train(
     checkpoints = (
         None
         if folder is None
-        else Checkpoints(Path(folder), resume=resume, settings=eqx.tree_pformat((optimizer, estimator)))
+        else Checkpoints(Path(folder), resume=resume, settings=eqx.tree_pformat((optimizer, estimator, average)))
     )
     writer = None
     train_key, init_key, validation_key = jax.random.split(key, 3)
@@ -131,6 +137,7 @@ def meta_train(
     init_keys = jax.random.split(init_key, len(devices))
     run = {
         "arrays": arrays,
+        "average": arrays,
         "outer_state": outer_opt.init(arrays),
         "episodes": [
             init(part, *_devices.put((optimizer, k), device))
@@ -152,9 +159,9 @@ def meta_train(
 
     def validate():
         assert validation is not None
-        score = validation.score(eqx.combine(run["arrays"], static), validation_key, devices)
+        score = validation.score(eqx.combine(run["average"], static), validation_key, devices)
         if score < run["best_score"]:  # false for NaN
-            run["best"], run["best_score"] = run["arrays"], np.asarray(score)
+            run["best"], run["best_score"] = run["average"], np.asarray(score)
         return score
 
     def save():
@@ -178,10 +185,12 @@ def meta_train(
                 ],
             )
             gradients = [jax.device_put(estimate.gradient, devices[0]) for estimate, _ in results]
-            new_arrays, new_outer_state, norm = _outer_step(outer_opt, run["arrays"], run["outer_state"], gradients)
+            stepped, norm = _outer_step(
+                outer_opt, run["arrays"], run["average"], run["outer_state"], gradients, average
+            )
             finite = bool(np.isfinite(norm))
             if finite:
-                run["arrays"], run["outer_state"] = new_arrays, new_outer_state
+                run["arrays"], run["average"], run["outer_state"] = stepped
             run["episodes"] = [episodes for _, episodes in results]
             run["num_skipped"] = run["num_skipped"] + (not finite)
             run["num_diverged"] = run["num_diverged"] + sum(int(e.num_diverged) for e, _ in results)
@@ -222,7 +231,7 @@ def meta_train(
         if writer is not None:
             writer.close()
 
-    last = eqx.combine(run["arrays"], static)
+    last = eqx.combine(run["average"], static)
     has_best = bool(np.isfinite(run["best_score"]))
     problem = estimator.problem or estimator  # one without a problem runs whole episodes at every call
     truncation = getattr(problem, "truncation", float("nan"))
@@ -253,8 +262,9 @@ _init_jitted, _estimate_jitted = eqx.filter_jit(_init), eqx.filter_jit(_estimate
 
 
 @eqx.filter_jit
-def _outer_step(outer_opt, arrays, outer_state, gradients):
+def _outer_step(outer_opt, arrays, averaged, outer_state, gradients, average):
     """One outer update with the mean of the devices' meta-gradients."""
     mean = jax.tree.map(lambda *g: sum(g[1:], start=g[0]) / len(g), *gradients)
     updates, outer_state = outer_opt.update(mean, outer_state, arrays)
-    return eqx.apply_updates(arrays, updates), outer_state, optax.tree.norm(mean)
+    arrays = eqx.apply_updates(arrays, updates)
+    return (arrays, optax.incremental_update(arrays, averaged, 1 - average), outer_state), optax.tree.norm(mean)

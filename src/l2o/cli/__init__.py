@@ -50,6 +50,9 @@ def train(
     num_steps: Annotated[int, typer.Option(help="Meta-steps.")] = 1000,
     learning_rate: Annotated[float, typer.Option(help="Adam's learning rate for the meta-parameters.")] = 1e-3,
     max_norm: Annotated[float, typer.Option(help="Clip the meta-gradient to this norm.")] = 0.1,
+    average: Annotated[
+        float, typer.Option(help="Decay of an exponential average of the meta-parameters, which is kept; 0: none.")
+    ] = 0.0,
     validate_every: Annotated[int, typer.Option(help="Meta-steps between validations.")] = 100,
     validation_tasks: Annotated[
         int, typer.Option(help="Fixed validation tasks; the best optimizer on them is kept.")

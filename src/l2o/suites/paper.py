@@ -40,6 +40,7 @@ def _mnist(quick):
             f"Andrychowicz et al. 2016, {source}",
             window=5 if quick else 10,
             data=(data,),
+            metrics_splits=("train", "test"),
         )
         for name, (settings, run_to, source) in problems.items()
     }
@@ -65,6 +66,7 @@ def _conv(quick):
             window=2 if quick else 100,
             batch_size=None if quick else 1,
             data=(settings["data"],),
+            metrics_splits=("train", "test"),
         )
         for name, (labels, source) in problems.items()
     }

@@ -1,0 +1,131 @@
+"""MNIST (Andrychowicz et al. 2016, section 3.2): the base net, its transfers, and the grid of layers x units.
+
+    python experiments/mnist.py            # full MNIST (docs/data.md); on two cores the panels take TODO, the grid TODO
+    python experiments/mnist.py --quick    # the shipped sample, smaller nets, fewer seeds: about two minutes
+
+`lstm-mnist`, meta-trained by train_mnist.py on the base net (784-20-10, sigmoid) for 100 steps, is run unchanged everywhere,
+beside SGD, NAG, RMSprop and Adam, each tuned anew for each net and horizon on other keys (half-decades). Stages:
+
+- panels: the base net, tuned for 100 steps and run on to 200, then tuned for 200; 40 units; two layers from two starts; ReLU.
+  40 seeds.
+- grid: {1, 2, 3} hidden layers of {5, 10, 20, 40, 80} units, from N(0, 0.01^2) as the base net, and scaled by the fan-in.
+  10 seeds.
+
+Losses are means over ten steps of minibatches of 128; intervals are of 95 %. Stopped, the same command goes on where it was.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from _publish import RESULTS, publish
+
+import l2o
+from l2o import comparison, summary
+from l2o.report.styles import all_optimizers, styles
+from l2o.suites import paper
+from l2o.tasks import mlp
+
+LAYERS = (1, 2, 3)
+UNITS = (5, 10, 20, 40, 80)
+STARTS = {"N(0, 0.01²)": 0.01, "fan-in": None}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--stage", choices=["panels", "grid"], help="only this stage")
+    parser.add_argument("--folder", type=Path, default=Path("runs/mnist"))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    l2o.use_all_cores()
+    panels_key, grid_key = jax.random.split(jax.random.key(arguments.seed))
+    if arguments.stage in (None, "panels"):
+        run(arguments, "mnist", panels(arguments.quick), panels_key, num_tasks=4 if arguments.quick else 40)
+    if arguments.stage in (None, "grid"):
+        folder = arguments.folder / "mnist-grid"
+        run(arguments, "mnist-grid", grid(arguments.quick), grid_key, num_tasks=3 if arguments.quick else 10)
+        grid_figure(comparison.load(folder), folder / "grid.png", quick=arguments.quick)
+
+
+def run(arguments, name, panels, key, *, num_tasks):
+    folder = arguments.folder / name
+    options = {"search": l2o.Search(5), "tune_tasks": 3} if arguments.quick else {}
+    comparison.compare(
+        panels,
+        ("lstm-mnist", *l2o.baselines.PAPER_BASELINES),
+        key=key,
+        num_tasks=num_tasks,
+        folder=folder,
+        resume=(folder / "comparison.json").exists(),
+        on_done=lambda panel, optimizer, record: print(f"{panel}: {optimizer}, {record.seconds:.0f} s", flush=True),
+        **options,
+    )
+    publish(folder, name, quick=arguments.quick)
+
+
+def panels(quick):
+    found = {name: panel for name, panel in paper.panels(quick).items() if name.startswith("mnist")}
+    base = found["mnist"]
+    return {**found, "mnist_tuned_for_twice": base._replace(horizon=base.run_to)}
+
+
+def grid(quick):
+    data, horizon = ("mnist_sample", 50) if quick else ("mnist", 100)
+    return {
+        name(layers, units, start): l2o.Panel(
+            functools.partial(mlp.family, data=data, hidden=(units,) * layers, init_std=std),
+            horizon,
+            horizon,
+            f"Andrychowicz et al. 2016, 3.2: {layers} hidden layers of {units}, start {start}",
+            window=horizon // 10,
+            batch_size=5,
+            data=(data,),
+            metrics_splits=("train", "test"),
+        )
+        for start, std in STARTS.items()
+        for layers in (LAYERS[:2] if quick else LAYERS)
+        for units in (UNITS[:2] if quick else UNITS)
+    }
+
+
+def name(layers, units, start):
+    return f"{layers} x {units}, {start}"
+
+
+def grid_figure(found, path, *, quick):
+    """Final loss against the number of units, a column for each number of layers, a row for each start."""
+    drawn_as = styles(all_optimizers(found))
+    layers, units = (LAYERS[:2], UNITS[:2]) if quick else (LAYERS, UNITS)
+    means = {(row["panel"], row["optimizer"]): (row["mean"], row["mean_interval"]) for row in summary.table(found)}
+    size = (3.6 * len(layers), 6.4)
+    fig, axes = plt.subplots(len(STARTS), len(layers), figsize=size, sharex=True, sharey="row", layout="constrained")
+    for line, start in zip(axes, STARTS, strict=True):
+        for axis, num in zip(line, layers, strict=True):
+            for optimizer, style in drawn_as.items():
+                found_there = [means[name(num, width, start), optimizer] for width in units]
+                mean = np.array([m for m, _ in found_there])
+                low, high = np.array([interval or (np.nan, np.nan) for _, interval in found_there]).T
+                lengths = np.maximum([mean - low, high - mean], 0)
+                axis.errorbar(
+                    units, mean, lengths, color=style.colour, label=optimizer, marker="o", markersize=3, capsize=2
+                )
+            axis.set(xscale="log", yscale="log", title=f"{num} hidden layer{'s' if num > 1 else ''}, start {start}")
+            axis.set_xticks(units, units)
+            axis.minorticks_off()
+            axis.grid(alpha=0.25)
+        line[0].set_ylabel(f"loss after {next(iter(found.panels.values())).horizon} steps [nats]")
+    for axis in axes[-1]:
+        axis.set_xlabel("units in each hidden layer")
+    axes[0, -1].legend(fontsize=7.5)
+    fig.savefig(path, dpi=150)
+    print(path)
+    if not quick:
+        fig.savefig(RESULTS / "mnist-grid.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
