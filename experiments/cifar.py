@@ -220,6 +220,14 @@ class Uneven(l2o.AbstractInnerProblem):
 
     problem: l2o.InnerTraining
 
+    @property
+    def truncation(self):
+        return self.problem.truncation
+
+    @property
+    def horizon(self):
+        return self.problem.horizon
+
     def init(self, optimizer, key):
         return self.problem.init(optimizer, key)
 
@@ -227,9 +235,8 @@ class Uneven(l2o.AbstractInnerProblem):
         return self.problem.advance(optimizer, state)
 
     def finished(self, state):
-        truncation, horizon = self.problem.truncation, self.problem.horizon
-        length = truncation * jax.random.randint(jax.random.fold_in(state.key, 4), (), 1, horizon // truncation + 1)
-        return state.inner.step >= length
+        num = jax.random.randint(jax.random.fold_in(state.key, 4), (), 1, self.horizon // self.truncation + 1)
+        return state.inner.step >= num * self.truncation
 
 
 def train(folder, name, family, size, key, recipe):
