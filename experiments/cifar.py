@@ -5,17 +5,19 @@ paper's net (16-16-16 channels, 32 dense units, batch norm, minibatch 128) for 1
 "LSTM-sub", two LSTMs meta-trained on the labels held out there (5 to 9, and 2 to 9).
 
 The net is too slow on CPUs to meta-train on (90 ms a gradient), so optimizers are taught on a small one: images averaged to 8 x 8
-pixels, 8-8 channels, 16 dense units, minibatch 64, with a gradient in 1 ms. Stages, each skipped where its file is there:
+pixels, 8-8 channels, 16 dense units, minibatch 64, with a gradient in 1 ms. CPU times are of one core. Stages, each skipped
+where its file is there:
 
 1. imitate: the LSTMs learn to copy a hand-tuned Adam whose rate falls as 1 / (1 + t / 300), by back-propagation through up to
    1,000 steps. For that the gradients of some coordinates are recorded over whole runs, the teacher's and then the student's
    own; a coordinatewise rule needs no more. Two CPU-minutes for each of the four.
-2. train: truncated BPTT on the small net from there, coordinates sampled, the average of the meta-parameters kept. Resumable.
+2. train: truncated BPTT on the small net from there, coordinates sampled, the average of the meta-parameters validated and the
+   best kept, the imitation included. Resumable; ten CPU-minutes for each. (So far higher rates made it worse: LOG.md.)
 3. measure: compared on the paper's panels (`l2o.suites.paper`), baselines tuned on other keys. Resumable.
 
     python experiments/cifar.py --quick                     # two minutes, on the MNIST sample; publishes nothing
-    python experiments/cifar.py --stage measure --net small --num-tasks 20   # on the small net: minutes
-    python experiments/cifar.py --num-tasks 20              # everything; a day of CPU for the last stage, or a GPU
+    python experiments/cifar.py --stage measure --net small # 20 seeds on the small net; five CPU-minutes for each panel
+    python experiments/cifar.py --num-tasks 20              # everything; measuring takes six CPU-hours for each panel
 
 Needs the full CIFAR-10 (see docs/data.md).
 """

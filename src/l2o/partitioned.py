@@ -33,7 +33,7 @@ class Partitioned(AbstractLearnedOptimizer):
     - `label`: `label(path, leaf)` is the name of the part that a leaf of the params is given to; `path` as in
         `jax.tree_util.tree_map_with_path`. Default: the top-level key (or field, or position) that the leaf is under, so params
         `{"conv": ..., "dense": ...}` need none. Weights files hold no functions: after loading, name the leaves of your own
-        params by `l2o.Partitioned(l2o.load("lstm-cifar").parts, label)`.
+        params by `l2o.Partitioned(l2o.load(path).parts, label)`.
 
     **Raises:** `ValueError` if there are no parts, or one wants the loss (`Guarded`, which goes around this); from `init` and
     `update` if a leaf's label is no part's name, or a part has no leaves.
