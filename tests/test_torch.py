@@ -253,6 +253,33 @@ def test_bad_arguments():
     assert len(optimizer.param_groups) == 1
 
 
+def test_a_group_for_each_part_of_a_partitioned_optimizer(tmp_path):
+    """The same numbers as in JAX; and a state that is saved and loaded by part."""
+    partitioned = l2o.Partitioned({"a": tiny_lstm(), "b": tiny_lstm(1, num_layers=2, preset="raw")})
+    path = tmp_path / "pair.safetensors"
+    pretrained.save(path, partitioned)
+    gradients = {"a": [0.3, -1e-6], "b": [0.1, 0.2, -2.0]}
+    params = {name: parameter(*np.zeros(len(g)), gradient=g) for name, g in gradients.items()}
+    optimizer = LearnedOptimizer([{"params": [p], "part": name} for name, p in params.items()], path)
+    expected = {name: jnp.zeros(len(g)) for name, g in gradients.items()}
+    state, grads = partitioned.init(expected), {name: jnp.asarray(g) for name, g in gradients.items()}
+    for _ in range(2):
+        optimizer.step()
+        updates, state = partitioned.update(grads, state, expected)
+        expected = optax.apply_updates(expected, updates)
+    for name, p in params.items():
+        np.testing.assert_allclose(p.detach().numpy(), expected[name], rtol=1e-5, atol=1e-9)
+    l2o_torch.save_state(tmp_path / "state.safetensors", optimizer)
+    again = LearnedOptimizer([{"params": [p], "part": name} for name, p in params.items()], path)
+    l2o_torch.load_state(tmp_path / "state.safetensors", again)
+    for p in params.values():
+        assert torch.equal(again.state[p]["state"], optimizer.state[p]["state"])
+    with pytest.raises(ValueError, match=r"every group must name its own, got part=None.*\"part\": \"a\""):
+        LearnedOptimizer([parameter(1.0)], path)
+    with pytest.raises(ValueError, match=r"of one lstm, without parts: part='a' names none"):
+        LearnedOptimizer([parameter(1.0)], tiny_weights(), part="a")
+
+
 def test_weights_from_a_file(tmp_path):
     pretrained.save(tmp_path / "tiny.safetensors", tiny_lstm())
     from_file = in_torch(tmp_path / "tiny.safetensors", 2, np.float32)

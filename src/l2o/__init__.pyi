@@ -21,6 +21,7 @@ from .estimators import AbstractGradientEstimator, Estimate
 from .evaluation import Curves, evaluate, loss_curves
 from .guarded import Guarded
 from .meta_training import MetaTrained, Validation, default_outer_optimizer, meta_train
+from .partitioned import Partitioned
 from .pretrained import load
 from .statistics import bootstrap_interval, ratio_interval
 from .tuning import Search, Trial, Tuned, tune
@@ -42,6 +43,7 @@ __all__ = [
     "InnerTraining",
     "MetaTrained",
     "Panel",
+    "Partitioned",
     "Sampled",
     "Search",
     "SecondOrder",

@@ -14,17 +14,19 @@ with $c_t$ and $\nabla_t$ constants. `unroll` has that as its derivative, in the
 import abc
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from l2o._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer, Optimizer, with_extra_args
 from l2o._task import AbstractTask, TaskFamily
+from l2o.partitioned import Partitioned, deal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Sampled:
     Coordinate $i$ is drawn with probability $p_i \propto (1 - u)\,\|c_{\cdot,i}\| / \sum_j \|c_{\cdot,j}\| + u / n$, where
     $u$ is `uniform`, and weighted by the inverse of its expected count. The cotangents $c$ are known before the replay,
     so importance sampling costs nothing; draws are systematic (one random offset), which lowers the variance further.
-    For coordinatewise optimizers only. The estimate's variance falls with the fraction; only $\varphi$'s gradient is
-    estimated, a gradient with respect to the initial state is refused.
+    For coordinatewise optimizers only; the parts of a `Partitioned` one are sampled each by itself. The estimate's variance
+    falls with the fraction; only $\varphi$'s gradient is estimated, a gradient with respect to the initial state is refused.
     """
 
     fraction: float = 0.1
@@ -117,7 +119,7 @@ def unroll(
     if meta_gradient is None:
         meta_gradient = _default_form(optimizer, state.params, length)
     if isinstance(meta_gradient, Blocks | Sampled):
-        if not isinstance(optimizer, AbstractCoordinatewise):
+        if not _is_coordinatewise(optimizer):
             raise ValueError(
                 f"{type(meta_gradient).__name__} needs a coordinatewise optimizer, got {type(optimizer).__name__}, whose "
                 "coordinates may depend on each other. Use `Stored()`."
@@ -221,12 +223,61 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
     ct_state, ct_losses = cotangents
     if ct_losses is None:
         ct_losses = jnp.zeros((length,), gradients.dtype)
-    params, unravel = ravel_pytree(state.params)
-    num = params.size
-    ct_final = (
-        _ravel_or_zeros(ct_state.params, state.params),
-        jax.tree.map(_zeros_if_none, ct_state.opt_state, state.opt_state, is_leaf=lambda x: x is None),
+    ct_final = tuple(
+        jax.tree.map(_zeros_if_none, cotangent, like, is_leaf=lambda x: x is None)
+        for cotangent, like in ((ct_state.params, state.params), (ct_state.opt_state, state.opt_state))
     )
+    draw_key = jax.random.fold_in(key, 2**31)
+    run = _Run(state.params, state.opt_state, gradients, loss_gradients, ct_final)
+    ct_optimizer, ct_params, ct_opt_state = _replay_backward(optimizer, run, ct_losses, draw_key, form)
+    return ct_optimizer, eqx.filter(InnerState(ct_params, ct_opt_state, jnp.zeros((), jnp.int32)), eqx.is_inexact_array)
+
+
+class _Run(NamedTuple):
+    """What the backward pass has of an unroll: its start, what it recorded, and the cotangents of its end."""
+
+    params: PyTree
+    opt_state: PyTree
+    gradients: Float[Array, "length num"]  # raveled, as are
+    loss_gradients: Float[Array, "length num"]
+    ct_final: tuple[PyTree, PyTree]  # of the params and the opt_state
+
+
+def _replay_backward(optimizer, run, weights, key, form):
+    """Cotangents of the optimizer's arrays, the params and the opt_state, by `form`."""
+    if not isinstance(optimizer, Partitioned):
+        return _replay_group(optimizer, run, weights, key, form)
+    # Parts act on their own leaves alone, so their meta-gradients are those of as many unrolls.
+    labels = optimizer.labels(run.params)
+    leaves, treedef = jax.tree.flatten(run.params)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    positions = jax.tree.unflatten(treedef, [np.arange(e - x.size, e) for x, e in zip(leaves, ends, strict=True)])
+    results = {}
+    for i, (name, part) in enumerate(optimizer.parts.items()):
+        ours = np.concatenate(jax.tree.leaves(deal(labels, name, positions)))
+        results[name] = _replay_backward(
+            part,
+            _Run(
+                deal(labels, name, run.params),
+                run.opt_state[name],
+                run.gradients[:, ours],
+                run.loss_gradients[:, ours],
+                (deal(labels, name, run.ct_final[0]), run.ct_final[1][name]),
+            ),
+            weights,
+            jax.random.fold_in(key, i),
+            form,
+        )
+    ct_parts, ct_params, ct_opt_state = ({name: r[i] for name, r in results.items()} for i in range(3))
+    ct_optimizer = eqx.tree_at(lambda o: o.parts, eqx.filter(optimizer, eqx.is_inexact_array), ct_parts)
+    return ct_optimizer, eqx.combine(*ct_params.values()), ct_opt_state
+
+
+def _replay_group(optimizer, run, weights, key, form):
+    """The same for one coordinatewise rule."""
+    params, unravel = ravel_pytree(run.params)
+    num = params.size
+    ct_final = ravel_pytree(run.ct_final[0])[0], run.ct_final[1]
     arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
 
     def backward(coordinates, ct_final):
@@ -234,35 +285,34 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
         params, opt_state, gradients, loss_gradients = coordinates
 
         def again(arrays, params, opt_state):
-            return replay(eqx.combine(arrays, static), params, opt_state, gradients, loss_gradients, ct_losses)
+            return replay(eqx.combine(arrays, static), params, opt_state, gradients, loss_gradients, weights)
 
         _, pullback = jax.vjp(again, arrays, params, opt_state)
         return pullback((jnp.ones((), gradients.dtype), ct_final))
 
-    everything = (params, state.opt_state, gradients, loss_gradients)  # coordinates on the last axis of every leaf
+    # Coordinates on the last axis of every leaf.
+    everything = (params, run.opt_state, run.gradients, run.loss_gradients)
     if isinstance(form, Sampled):
         # c_t for every update, as in the module's docstring: the final params' cotangent, plus all later losses'.
-        weighted = ct_losses[:, None] * loss_gradients
+        weighted = weights[:, None] * run.loss_gradients
         later = jnp.cumsum(weighted[::-1], axis=0)[::-1] - weighted + ct_final[0][None]
         count = max(1, min(num, round(form.fraction * num)))
-        index, weight = _draw(jax.random.fold_in(key, 2**31), later, count, form.uniform)
+        index, inverse = _draw(key, later, count, form.uniform)
         taken = jax.tree.map(lambda x: x[..., index], (everything, ct_final))
         (params, opt_state, gradients, loss_gradients), ct_final = taken
-        ct_final = jax.tree.map(lambda x: x * jnp.broadcast_to(weight, x.shape), ct_final)
-        ct_arrays, _, _ = backward((params, opt_state, gradients, loss_gradients * weight[None]), ct_final)
-        ct_params, ct_opt_state = jax.tree.map(jnp.zeros_like, (state.params, state.opt_state))  # not asked for
-    else:
-        blocks = jax.tree.map(functools.partial(to_blocks, size=max(1, min(form.size, num))), (everything, ct_final))
+        ct_final = jax.tree.map(lambda x: x * jnp.broadcast_to(inverse, x.shape), ct_final)
+        ct_arrays, _, _ = backward((params, opt_state, gradients, loss_gradients * inverse[None]), ct_final)
+        return ct_arrays, *jax.tree.map(jnp.zeros_like, (run.params, run.opt_state))  # the latter are not asked for
+    blocks = jax.tree.map(functools.partial(to_blocks, size=max(1, min(form.size, num))), (everything, ct_final))
 
-        def one_block(total, block):
-            ct_arrays, ct_params, ct_opt_state = backward(*block)
-            return jax.tree.map(jnp.add, total, ct_arrays), (ct_params, ct_opt_state)
+    def one_block(total, block):
+        ct_arrays, ct_params, ct_opt_state = backward(*block)
+        return jax.tree.map(jnp.add, total, ct_arrays), (ct_params, ct_opt_state)
 
-        zeros = jax.tree.map(jnp.zeros_like, arrays)
-        ct_arrays, ct_initial = jax.lax.scan(one_block, zeros, blocks)
-        ct_initial = jax.tree.map(functools.partial(_from_blocks, num=num), ct_initial)
-        ct_params, ct_opt_state = unravel(ct_initial[0]), ct_initial[1]
-    return ct_arrays, eqx.filter(InnerState(ct_params, ct_opt_state, jnp.zeros((), jnp.int32)), eqx.is_inexact_array)
+    zeros = jax.tree.map(jnp.zeros_like, arrays)
+    ct_arrays, ct_initial = jax.lax.scan(one_block, zeros, blocks)
+    ct_initial = jax.tree.map(functools.partial(_from_blocks, num=num), ct_initial)
+    return ct_arrays, unravel(ct_initial[0]), ct_initial[1]
 
 
 def replay(
@@ -324,12 +374,14 @@ def _zeros_if_none(cotangent, like):
     return jnp.zeros_like(like) if cotangent is None else cotangent
 
 
-def _ravel_or_zeros(cotangents, like):
-    return ravel_pytree(jax.tree.map(_zeros_if_none, cotangents, like, is_leaf=lambda x: x is None))[0]
+def _is_coordinatewise(optimizer):
+    if isinstance(optimizer, Partitioned):
+        return all(map(_is_coordinatewise, optimizer.parts.values()))
+    return isinstance(optimizer, AbstractCoordinatewise)
 
 
 def _default_form(optimizer, params, length):
-    if not isinstance(optimizer, AbstractCoordinatewise):
+    if not _is_coordinatewise(optimizer):
         return Stored()
     state = jax.eval_shape(optimizer.init, params)
     bytes_per_step = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

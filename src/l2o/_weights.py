@@ -7,6 +7,8 @@ import numpy as np
 from l2o import _hub
 
 FORMAT = "l2o-1"
+# The "architecture" of files of `l2o.Partitioned`: its arguments are its parts' architectures and arguments, by name.
+PARTITIONED = "partitioned"
 _FOLDER = Path(__file__).parent / "pretrained"
 
 

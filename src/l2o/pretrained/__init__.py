@@ -19,7 +19,9 @@ import numpy as np
 from l2o import _plugins, _weights
 from l2o._files import check_writable, write_whole
 from l2o._optimizer import AbstractLearnedOptimizer
+from l2o._weights import PARTITIONED
 from l2o._weights import names as names
+from l2o.partitioned import Partitioned
 
 
 def describe(name: str) -> str:
@@ -38,8 +40,8 @@ def save(
 
     **Arguments:** `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold.
 
-    **Raises:** `ValueError` if the optimizer is not of an architecture of this package; `OSError` if `path` cannot be
-    written.
+    **Raises:** `ValueError` if the optimizer is not of an architecture of this package, nor `l2o.Partitioned` into such, or
+    names its leaves by a function; `OSError` if `path` cannot be written.
     """
     import safetensors.numpy
 
@@ -62,7 +64,7 @@ def as_dict(optimizer: AbstractLearnedOptimizer) -> dict[str, Any]:
 
     `l2o.torch.LearnedOptimizer` takes it in the place of a name, so weights go from one framework to the other in memory.
 
-    **Raises:** `ValueError` if the optimizer is not of an architecture of this package.
+    **Raises:** as `save`.
     """
     arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(optimizer, eqx.is_inexact_array))
     return {
@@ -85,6 +87,9 @@ def load(
     - `like`: refuse weights that are not of this optimizer's architecture and sizes.
     - `horizon`: for how many steps you mean to use it; warns (`UserWarning`) where it was meta-trained for far fewer.
 
+    A `l2o.Partitioned` optimizer tells the leaves of your params apart by their top-level keys, or else by your function:
+    `l2o.Partitioned(l2o.load(name).parts, label)`.
+
     **Raises:** `ValueError` if there is none of that name, or the file is truncated, not safetensors, not written by
     l2o, or of another architecture; `ImportError` if the extra is missing.
     """
@@ -94,8 +99,7 @@ def load(
     leaves, header = _weights.read(path)
     saved = header["architecture"]
     arguments = json.loads(header["arguments"])
-    module = _plugins.get("architectures", saved)
-    optimizer = eqx.filter_eval_shape(lambda: module.build(jax.random.key(0), **arguments))
+    optimizer = eqx.filter_eval_shape(lambda: _build(saved, arguments))
     if like is not None:
         wanted = _architecture(like)
         if wanted != saved:
@@ -116,7 +120,7 @@ def load(
 
     filled = jax.tree_util.tree_map_with_path(fill, optimizer)
     if like is not None:  # arrays may fit where constants, such as an output scale, differ
-        ours = _arguments(eqx.filter_eval_shape(lambda: module.build(jax.random.key(0), **arguments)))
+        ours = _arguments(eqx.filter_eval_shape(lambda: _build(saved, arguments)))
         differing = {k: (ours[k], v) for k, v in _arguments(like).items() if ours[k] != v}
         if differing:
             name, (found, asked) = next(iter(differing.items()))
@@ -152,7 +156,15 @@ def _warn_if_far(name_or_path, horizon):
         )
 
 
+def _build(architecture, arguments):
+    if architecture == PARTITIONED:
+        return Partitioned({n: _build(p["architecture"], p["arguments"]) for n, p in arguments["parts"].items()})
+    return _plugins.get("architectures", architecture).build(jax.random.key(0), **arguments)
+
+
 def _architecture(optimizer):
+    if isinstance(optimizer, Partitioned):
+        return PARTITIONED
     module = type(optimizer).__module__
     package, _, name = module.rpartition(".")
     if package != "l2o.architectures":
@@ -164,7 +176,18 @@ def _architecture(optimizer):
 
 
 def _arguments(optimizer):
-    """Constructor arguments, which architectures keep as static fields of the same names."""
+    """Constructor arguments, which architectures keep as static fields of the same names; of a `Partitioned`, its parts'."""
+    if isinstance(optimizer, Partitioned):
+        if optimizer.label is not None:
+            raise ValueError(
+                "Weights files hold no functions, and this `Partitioned` has a `label`. Save "
+                "`l2o.Partitioned(optimizer.parts)`, and after loading give it again: `l2o.Partitioned(loaded.parts, label)`."
+            )
+        return {
+            "parts": {
+                n: {"architecture": _architecture(p), "arguments": _arguments(p)} for n, p in optimizer.parts.items()
+            }
+        }
     parameters = inspect.signature(type(optimizer).__init__).parameters
     return {name: getattr(optimizer, name) for name in parameters if name not in ("self", "key")}
 

@@ -50,9 +50,16 @@ def batch_norm(
 
 def max_pool(x: Float[Array, "channels height width batch"]) -> Float[Array, "channels out_height out_width batch"]:
     """Largest of every 2 x 2 square; an odd last row or column is left out."""
+    # Not `jnp.max`, whose derivative asks which entries *equal* the result. XLA may recompute them for that, rounded otherwise
+    # than the result was: then none does, and the gradient is wrong, or 0 / 0. A comparison always has one winner.
     channels, height, width, batch = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return jnp.max(x.reshape(channels, height // 2, 2, width // 2, 2, batch), axis=(2, 4))
+    x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(channels, height // 2, 2, width // 2, 2, batch)
+    x = _larger(x[:, :, 0], x[:, :, 1])
+    return _larger(x[:, :, :, 0], x[:, :, :, 1])
+
+
+def _larger(a, b):
+    return jnp.where((a > b) | jnp.isnan(a), a, b)
 
 
 def start_conv(kernel: int, channels: int, out: int, std: float | None):

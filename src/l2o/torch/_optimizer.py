@@ -50,10 +50,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     **Arguments:**
 
-    - `params`: as for any torch optimizer; groups may set `weights`, `lr` and `weight_decay` of their own.
+    - `params`: as for any torch optimizer; groups may set `weights`, `part`, `lr` and `weight_decay` of their own.
     - `weights`: a shipped name (`l2o.torch.names()`), a file, or what `load_weights` or `l2o.pretrained.as_dict` return.
     - `lr`: $\eta$, multiplies the proposed update. 1 is what the rule was meta-trained for.
     - `weight_decay`: $\lambda$, decoupled from the gradient (Loshchilov & Hutter 2019).
+    - `part`: of weights of a `l2o.Partitioned` optimizer, whose parts are for different kinds of parameters, the one to use:
+        `LearnedOptimizer([{"params": convs, "part": "conv"}, {"params": rest, "part": "dense"}], path)`.
 
     **Raises:** `ValueError` for negative rates, unknown or broken weights; `RuntimeError` from `step` for sparse or complex
     gradients.
@@ -65,9 +67,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
         weights: str | Path | dict[str, Any],
         lr: float | Tensor = 1.0,
         weight_decay: float = 0.0,
+        part: str | None = None,
     ):
         self._reset()
-        super().__init__(params, {"weights": weights, "lr": lr, "weight_decay": weight_decay})
+        super().__init__(params, {"weights": weights, "lr": lr, "weight_decay": weight_decay, "part": part})
 
     def _reset(self):
         # Only conveniences: the rules are made from the groups' weights, the packed states hold what `self.state` shows.
@@ -79,7 +82,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._reset()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group; `weights`, `lr` and `weight_decay` default to the optimizer's."""
+        """Adds a group; `weights`, `part`, `lr` and `weight_decay` default to the optimizer's."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -154,14 +157,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return rule.init(p.numel(), p.device) if state is None else state
 
     def _rule(self, index, device) -> AbstractCoordinatewise:
-        weights = self.param_groups[index]["weights"]
+        weights, part = self.param_groups[index]["weights"], self.param_groups[index].get("part")
         known, rule = self._rules.get((index, device), (None, None))
         if rule is None or known is not weights:
             if isinstance(weights, dict):
                 arrays = {path: _as_tensor(array) for path, array in weights["arrays"].items()}
-                rule = _rule.build({**weights, "arrays": arrays}).to(device)
+                rule = _rule.build({**weights, "arrays": arrays}, part).to(device)
             else:
-                rule = _rule.build(load_weights(weights)).to(device)
+                rule = _rule.build(load_weights(weights), part).to(device)
             self._rules[index, device] = weights, rule
         return rule
 

@@ -70,7 +70,8 @@ class Recorder(TorchFunctionMode):
         if not isinstance(optimizer, LearnedOptimizer):
             return
         if self._optimizer is None:
-            if any(group["weights"] is not optimizer.param_groups[0]["weights"] for group in optimizer.param_groups):
+            first, *others = optimizer.param_groups
+            if any(g["weights"] is not first["weights"] or g.get("part") != first.get("part") for g in others):
                 raise ValueError("A recording is of one rule, but the optimizer's groups have weights of their own.")
             self._optimizer = optimizer
             for group in optimizer.param_groups:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2o._weights import PARTITIONED
+
 
 class AbstractCoordinatewise(abc.ABC):
     """Twin of `l2o.AbstractCoordinatewise`: a rule that treats every coordinate alike and apart from the others.
@@ -46,11 +48,12 @@ class AbstractCoordinatewise(abc.ABC):
         return torch.cat([parts[path].reshape(math.prod(shape), -1) for path, shape in self.state_shapes.items()])
 
 
-def build(weights: dict[str, Any]) -> AbstractCoordinatewise:
-    """The rule of some weights: their "architecture", its "arguments", and "arrays" by path.
+def build(weights: dict[str, Any], part: str | None = None) -> AbstractCoordinatewise:
+    """The rule of some weights: their "architecture", its "arguments", and "arrays" by path; `part`: as `of_part`.
 
-    **Raises:** `ValueError` if the architecture has no twin, or the arrays are not those that it needs.
+    **Raises:** `ValueError` if the architecture has no twin, or the arrays are not those that it needs; and as `of_part`.
     """
+    weights = of_part(weights, part)
     architecture = weights["architecture"]
     package = importlib.import_module("l2o.torch")
     twins = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
@@ -61,3 +64,26 @@ def build(weights: dict[str, Any]) -> AbstractCoordinatewise:
         )
     module = importlib.import_module(f"l2o.torch.{architecture}")
     return module.build(weights["arrays"], **weights["arguments"])
+
+
+def of_part(weights: dict[str, Any], part: str | None) -> dict[str, Any]:
+    """The weights of one part of a `l2o.Partitioned` optimizer; of any other, its weights.
+
+    **Raises:** `ValueError` if `part` names none, or is missing.
+    """
+    if weights["architecture"] != PARTITIONED:
+        if part is None:
+            return weights
+        raise ValueError(
+            f"These weights are of one {weights['architecture']}, without parts: part={part!r} names none."
+        )
+    parts = weights["arguments"]["parts"]
+    if part not in parts:
+        groups = ", ".join(f'{{"params": ..., "part": "{name}"}}' for name in parts)
+        raise ValueError(
+            f"These weights have a part for each kind of parameter, {', '.join(map(repr, parts))}, and every group must name "
+            f"its own, got part={part!r}. Pass `params` as groups: [{groups}]."
+        )
+    prefix = f".parts[{part!r}]"  # the path in JAX's optimizer
+    arrays = {path.removeprefix(prefix): a for path, a in weights["arrays"].items() if path.startswith(prefix)}
+    return {**parts[part], "arrays": arrays}

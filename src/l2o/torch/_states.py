@@ -10,6 +10,7 @@ from torch import Tensor
 from l2o import _weights
 from l2o._files import check_writable, write_whole
 from l2o.torch._optimizer import LearnedOptimizer, load_weights
+from l2o.torch._rule import of_part
 
 _FORMAT = "l2o-state-1"
 _WHAT = "of an optimizer's state saved by l2o"
@@ -71,6 +72,7 @@ def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
 
 def _description(group) -> dict[str, Any]:
     weights = group["weights"] if isinstance(group["weights"], dict) else load_weights(group["weights"])
+    weights = of_part(weights, group.get("part"))
     shapes = [list(p.shape) for p in group["params"]]
     return {"architecture": weights["architecture"], "arguments": weights["arguments"], "shapes": shapes}
 
