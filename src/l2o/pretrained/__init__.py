@@ -15,16 +15,23 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
-from l2o import _plugins, _weights
+from l2o import _plugins, _weights, scale
 from l2o._files import check_writable, write_whole
 from l2o._optimizer import AbstractLearnedOptimizer
+from l2o._task import TaskFamily
 from l2o._weights import names as names
 
 
-def describe(name: str) -> str:
-    """The card of a shipped optimizer (Markdown): what it was trained on, its measured wins and losses."""
-    return _weights.shipped(name).with_suffix(".md").read_text()
+def describe(name_or_path: str | Path) -> str:
+    """The card of an optimizer (Markdown): what it was trained on, its measured wins and losses.
+
+    **Arguments:** `name_or_path`: as of `load`. The card of a file is the one of its name beside it, NAME.md, or README.md.
+
+    **Raises:** as `load`; `ValueError` if there is no card.
+    """
+    return _weights.card(name_or_path)
 
 
 def save(
@@ -33,17 +40,26 @@ def save(
     *,
     recipe: dict[str, Any] | None = None,
     licence: str = "Apache-2.0",
+    family: TaskFamily | None = None,
 ) -> None:
     """Writes `optimizer` to `path`, whole or not at all.
 
-    **Arguments:** `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold.
+    **Arguments:**
 
-    **Raises:** `ValueError` if the optimizer is not of an architecture of this package; `OSError` if `path` cannot be
-    written.
+    - `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold.
+    - `family`: what it was meta-trained on. It is run there for the recipe's "horizon", 16 times, and the size of the
+        gradients it meets (`l2o.scale.measure`) is written into the header, so that use far from it can be warned of.
+
+    **Raises:** `ValueError` if the optimizer is not of an architecture of this package, or there is a `family` but no
+    "horizon" in the recipe; `OSError` if `path` cannot be written.
     """
     import safetensors.numpy
 
     contents = as_dict(optimizer)
+    if family is not None and not isinstance((recipe or {}).get("horizon"), int):
+        raise ValueError(
+            'To measure the gradients on `family`, the recipe must say for how many steps: recipe={"horizon": 100, ...}.'
+        )
     header = {
         "format": _weights.FORMAT,
         "architecture": contents["architecture"],
@@ -54,6 +70,8 @@ def save(
     }
     path = Path(path)
     check_writable(path.absolute().parent)
+    if family is not None and recipe is not None:
+        header["scale"] = json.dumps(scale.measure(optimizer, family, horizon=recipe["horizon"]))
     write_whole(path, safetensors.numpy.save(contents["arrays"], metadata=header))
 
 
@@ -73,7 +91,11 @@ def as_dict(optimizer: AbstractLearnedOptimizer) -> dict[str, Any]:
 
 
 def load(
-    name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = None, horizon: int | None = None
+    name_or_path: str | Path,
+    *,
+    like: AbstractLearnedOptimizer | None = None,
+    horizon: int | None = None,
+    gradients: PyTree | None = None,
 ) -> AbstractLearnedOptimizer:
     """A shipped optimizer by its name, or one written by `save`: a file, a folder with one, or "user/repo" on the Hub.
 
@@ -84,14 +106,14 @@ def load(
 
     - `like`: refuse weights that are not of this optimizer's architecture and sizes.
     - `horizon`: for how many steps you mean to use it; warns (`UserWarning`) where it was meta-trained for far fewer.
+    - `gradients`: those of your loss at your start; warns where they are far larger or smaller than in its training.
 
     **Raises:** `ValueError` if there is none of that name, or the file is truncated, not safetensors, not written by
     l2o, or of another architecture; `ImportError` if the extra is missing.
     """
     path = _weights.resolve(name_or_path)
-    if horizon is not None:
-        _warn_if_far(name_or_path, horizon)
     leaves, header = _weights.read(path)
+    _warn_if_far(name_or_path, _decoded(header), horizon, gradients)
     saved = header["architecture"]
     arguments = json.loads(header["arguments"])
     module = _plugins.get("architectures", saved)
@@ -127,22 +149,42 @@ def load(
     return filled
 
 
+def check(name_or_path: str | Path, *, horizon: int | None = None, gradients: PyTree | None = None) -> None:
+    """Warns (`UserWarning`) where you mean to use saved weights far outside what their header says they were trained on.
+
+    An optimizer is a pure function and, under `jit`, sees no values: it cannot check this by itself. Do it once, outside,
+    with the first gradients of your run.
+
+    **Arguments:**
+
+    - `horizon`: the steps you mean to run: more than 5 times those of its training are far.
+    - `gradients`: any pytree: a root mean square 100 times larger or smaller than at the start of its training runs is far.
+        Weights saved without a `family` do not know theirs.
+
+    **Raises:** as `load`; `ValueError` for gradients without values, inside `jit`.
+    """
+    _warn_if_far(name_or_path, header(name_or_path), horizon, gradients)
+
+
 def header(name_or_path: str | Path) -> dict[str, Any]:
-    """Architecture, arguments, recipe, licence and versions of saved weights.
+    """Architecture, arguments, recipe, licence and versions of saved weights, and the scale of the gradients they know.
 
     **Raises:** as `load`.
     """
-    raw = _weights.read(_weights.resolve(name_or_path))[1]
-    return {k: json.loads(v) if k in ("arguments", "recipe", "versions") else v for k, v in raw.items()}
+    return _decoded(_weights.read(_weights.resolve(name_or_path))[1])
+
+
+def _decoded(header):
+    return {k: json.loads(v) if k in ("arguments", "recipe", "versions", "scale") else v for k, v in header.items()}
 
 
 # Beyond this many times its horizon a rule is outside all that it was trained and, on its card, measured on.
 _FAR = 5
 
 
-def _warn_if_far(name_or_path, horizon):
-    trained = header(name_or_path)["recipe"].get("horizon")
-    if isinstance(trained, int) and horizon > _FAR * trained:
+def _warn_if_far(name_or_path, told, horizon, gradients):
+    trained = told["recipe"].get("horizon")
+    if horizon is not None and isinstance(trained, int) and horizon > _FAR * trained:
         warnings.warn(
             f"{name_or_path} was meta-trained on runs of {trained} steps, and is to be used for {horizon}: expect it to stall "
             f"or worse. `l2o.Guarded` hands over to another optimizer when it does; `l2o pretrained {name_or_path}` says what "
@@ -150,6 +192,13 @@ def _warn_if_far(name_or_path, horizon):
             UserWarning,
             stacklevel=3,
         )
+    if gradients is not None:
+        found = scale.rms(jax.tree.map(jnp.asarray, gradients))
+        if isinstance(found, jax.core.Tracer):
+            raise ValueError(
+                "Inside `jit` gradients have no values to be checked. Check those of a first step outside."
+            )
+        _weights.warn_of_scale(name_or_path, told.get("scale"), float(found), stacklevel=4)
 
 
 def _architecture(optimizer):
