@@ -1,6 +1,7 @@
 """How a guarded learned optimizer compares with its fallback, on every family and on runs built to break it.
 
     python benchmarks/guarded.py [--quick] [--tasks 200] [--only FAMILY ...] [--alone] [--resume]
+        [--work 2.4e7]
 
 `l2o.Guarded(learned, optax.adam(1e-3))` for every shipped optimizer, beside Adam(1e-3) itself, on the same tasks, starts
 and minibatches. The variants: the family as it is; its loss times 1e6; gradients that are NaN at a random 5 % of the steps
@@ -17,7 +18,7 @@ Columns: runs that end with a loss or params that are not finite; share within t
 handed over; share of the steps that were races, which cost a second gradient; median of the loss relative to the fallback's,
 and to the bare learned optimizer's (where that is cheap). The same, without rounding, is written to
 benchmarks/results/guarded.csv as it is measured; with `--only`, lines of other families stay, with `--resume` all that are
-there. `--quick` writes nothing.
+there of as many tasks. `--quick` writes nothing.
 
 Bar: none ends non-finite, and at least 95 % of each row are within 10 %.
 """
@@ -48,7 +49,7 @@ RESULTS = Path(__file__).parent / "results"
 BAR = 0.95
 FLOOR = 1e-6
 LONG = 10_000
-# Parameters x steps x tasks of a row: an LSTM optimizer takes 0.6 microseconds for each. Longer rows have fewer tasks.
+# Parameters x steps x tasks of a row: an LSTM optimizer takes 0.6 microseconds for each. What would be more has fewer tasks.
 WORK = 2.4e7
 MIN_TASKS = 4
 # From so many parameters on tasks are run one by one, so that a rule that has handed over is no longer evaluated.
@@ -128,7 +129,7 @@ def any_landscape(key):
     return AnyLandscape(functions, jax.random.randint(key, (), 0, len(functions)))
 
 
-def cases(num_tasks, quick, only=None):
+def cases(num_tasks, work, only=None, long=LONG):
     """(family's name, variant, family, horizon, number of tasks), the cheapest first."""
     found = []
     for name in _plugins.names("tasks"):
@@ -137,19 +138,19 @@ def cases(num_tasks, quick, only=None):
         module = _plugins.get("tasks", name)
         make = functools.partial(module.family, **SMALL.get(name, {}))
         family = any_landscape if name == "landscape" else make()
-        long = module.family(**TINY[name]) if name in TINY else family
+        tiny = module.family(**TINY[name]) if name in TINY else family
         found += [
             (name, "as it is", BrokenFamily(family), module.HORIZON),
             (name, "x 1e6", BrokenFamily(family, scale=1e6), module.HORIZON),
             (name, "NaN", BrokenFamily(family, share=0.05), module.HORIZON),
-            (name, "long", BrokenFamily(long), LONG // 10 if quick else LONG),
+            (name, "long", BrokenFamily(tiny), long),
         ]
         if "activation" in inspect.signature(module.family).parameters:
             found.append((name, "ReLU", BrokenFamily(make(activation="relu")), module.HORIZON))
 
     def sized(case):
-        work = count_params(case[2]) * case[3]
-        return work, (*case, min(num_tasks, max(MIN_TASKS, int((WORK / 60 if quick else WORK) / work))))
+        each = count_params(case[2]) * case[3]
+        return each, (*case, min(num_tasks, max(MIN_TASKS, int(work / each))))
 
     return [case for _, case in sorted(map(sized, found), key=lambda pair: pair[0])]
 
@@ -226,6 +227,9 @@ class Table:
             f"{'better':>8}{'over':>7}{'raced':>7}{'ratio':>9}{'to bare':>9}{'s':>6}"
         )
 
+    def num_tasks(self, *key):
+        return int(self.lines[key]["tasks"]) if key in self.lines else 0
+
     def add(self, line):
         print(
             f"{line['family']:16}{line['variant']:10}{line['parameters']:7}{line['steps']:6}{line['tasks']:6}  "
@@ -249,7 +253,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer tasks and steps: some minutes")
     parser.add_argument("--tasks", type=int)
     parser.add_argument("--only", nargs="+", metavar="FAMILY")
-    parser.add_argument("--resume", action="store_true", help="keep the lines that there are")
+    parser.add_argument("--resume", action="store_true", help="keep the lines that there are of as many tasks")
+    parser.add_argument("--work", type=float, default=WORK, help="parameters x steps x tasks of a row, at most")
     parser.add_argument("--alone", action="store_true", help="without races, as where no `value_fn` is passed")
     arguments = parser.parse_args()
     num_tasks = arguments.tasks or (20 if arguments.quick else 200)
@@ -301,10 +306,11 @@ def main():
         finally:
             free.put(device)
 
-    todo = cases(num_tasks, arguments.quick, arguments.only)
+    options = {"work": arguments.work / 60, "long": LONG // 10} if arguments.quick else {"work": arguments.work}
+    todo = cases(num_tasks, only=arguments.only, **options)
     if arguments.resume:
         names = l2o.pretrained.names()
-        todo = [case for case in todo if any((*case[:2], name) not in table.lines for name in names)]
+        todo = [case for case in todo if any(table.num_tasks(*case[:2], name) < case[-1] for name in names)]
     with ThreadPoolExecutor(len(jax.devices())) as pool:
         for found in pool.map(on_a_free_device, todo):
             for line in found:
