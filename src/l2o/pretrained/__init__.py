@@ -193,12 +193,13 @@ def _warn_if_far(name_or_path, told, horizon, gradients):
             stacklevel=3,
         )
     if gradients is not None:
-        found = scale.rms(jax.tree.map(jnp.asarray, gradients))
-        if isinstance(found, jax.core.Tracer):
+        try:
+            found = float(scale.rms(jax.tree.map(jnp.asarray, gradients)))
+        except jax.errors.ConcretizationTypeError as error:
             raise ValueError(
                 "Inside `jit` gradients have no values to be checked. Check those of a first step outside."
-            )
-        _weights.warn_of_scale(name_or_path, told.get("scale"), float(found), stacklevel=4)
+            ) from error
+        _weights.warn_of_scale(name_or_path, told.get("scale"), found, stacklevel=4)
 
 
 def _architecture(optimizer):
