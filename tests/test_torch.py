@@ -2,6 +2,7 @@
 
 import copy
 import io
+import shutil
 import warnings
 
 import jax
@@ -343,12 +344,16 @@ def test_mixed_precision_with_a_gradient_scaler():
     torch.testing.assert_close(model.weight, plain.weight, rtol=1e-4, atol=1e-5)
 
 
-def test_a_compiled_step_is_the_step():
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_step_is_the_step(backend, tmp_path, monkeypatch):
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     p, q = (parameter(1.0, -2.0, gradient=[0.1, 0.2]) for _ in range(2))
     plain, compiled = LearnedOptimizer([p], "lstm-mnist"), LearnedOptimizer([q], "lstm-mnist")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own tracing
-        step = torch.compile(compiled.step, backend="eager")
+        step = torch.compile(compiled.step, backend=backend)
         for _ in range(3):
             plain.step()
             step()
