@@ -266,4 +266,4 @@ def test_the_benchmark_on_a_few_tasks():
     line = benchmark.row(guarded, adam, bare)
     assert line["non-finite"] == 0
     assert line["within"] == 1
-    assert line["to bare"] < 0.9
+    assert line["ratio to bare"] < 0.9
