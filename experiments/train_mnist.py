@@ -107,7 +107,7 @@ def main():
             "machine": "CPU, one or two busy cores",
             "command": "python experiments/train_mnist.py",
         }
-        l2o.pretrained.save(trained, result.optimizer, recipe=recipe, family=family)
+        l2o.pretrained.save(trained, result.optimizer, recipe=recipe)
         if not arguments.quick:
             SHIPPED.write_bytes(trained.read_bytes())
 
