@@ -6,7 +6,7 @@ One core, single precision, gradients given, state donated where JAX can. Everyt
 A B C A B C, so that a busy machine disturbs all alike; figures are medians, and "twin" is the median of the ratios within
 each turn. "CPU" is the time that the process had the core for, all threads: what the clock shows when nobody else wants it.
 Then where the time goes: what a step must compute and move, at the peaks measured here, and the parts of one step, alone (the
-least of their times). Last, the drift of the two trajectories of 200 steps of a 784-5-10 perceptron on the MNIST sample.
+least of their times). The trajectories are compared by benchmarks/torch_trajectory.py.
 """
 
 import argparse
@@ -24,8 +24,7 @@ import optax
 import torch
 
 import l2o
-from l2o.tasks import mlp
-from l2o.torch import LearnedOptimizer, _optimizer, load_weights
+from l2o.torch import LearnedOptimizer, _optimizer
 
 
 def jax_step(optimizer, num, gradient):
@@ -149,55 +148,6 @@ def roofline(name, num, seconds, repeats):
     print(f"| the step | {1e3 * seconds:.0f} | CPU, median |")
 
 
-def drift(name, x64, num_steps=200):
-    """Relative difference of the params after each step: on gradients given, on its own, and of JAX from one ulp away."""
-    with jax.enable_x64(x64):
-        dtype = np.float64 if x64 else np.float32
-        rule = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), l2o.load(name))
-        task, key = mlp.family(hidden=(5,))(jax.random.key(0)), jax.random.key(2)
-        start, unravel = jax.flatten_util.ravel_pytree(task.init(jax.random.key(1)))
-        start = start.astype(dtype)
-
-        @jax.jit
-        def gradient(flat, t):
-            return jax.grad(lambda flat: task.loss(unravel_as(flat), jax.random.fold_in(key, t)))(flat)
-
-        def unravel_as(flat):
-            template = jax.tree.map(lambda leaf: leaf.astype(dtype), unravel(start.astype(jnp.float32)))
-            return jax.flatten_util.ravel_pytree(template)[1](flat)
-
-        update = jax.jit(lambda gradient, state: rule.update(gradient, state))
-
-        def in_jax(flat):
-            state, rows, gradients = rule.init(flat), [], []
-            for t in range(num_steps):
-                gradients.append(gradient(flat, t))
-                updates, state = update(gradients[-1], state)
-                flat = flat + updates
-                rows.append(np.asarray(flat))
-            return np.stack(rows), gradients
-
-        def in_torch(given):
-            p = torch.nn.Parameter(torch.tensor(np.asarray(start)))
-            weights = load_weights(name, dtype=torch.float64 if x64 else None)
-            optimizer, rows = LearnedOptimizer([p], weights), []
-            for t in range(num_steps):
-                g = gradient(jnp.asarray(p.detach().numpy()), t) if given is None else given[t]
-                p.grad = torch.tensor(np.asarray(g))
-                optimizer.step()
-                rows.append(p.detach().numpy().copy())
-            return np.stack(rows)
-
-        expected, gradients = in_jax(start)
-        runs = {
-            "the same gradients": in_torch(gradients),
-            "its own gradients": in_torch(None),
-            "JAX, start one ulp away": in_jax(jnp.nextafter(start, jnp.ones((), dtype)))[0],
-        }
-        norm = np.linalg.norm(expected, axis=1)
-        return {what: np.linalg.norm(rows - expected, axis=1) / norm for what, rows in runs.items()}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=1_000_000)
@@ -210,13 +160,7 @@ def main():
     for name in l2o.pretrained.names():
         if l2o.pretrained.header(name)["architecture"] == "lstm":
             roofline(name, num, seconds[f"{name}, torch"], repeats)
-    steps = (1, 10, 50, 100, 150, 200)
-    print(f"\n| relative drift after step | {' | '.join(map(str, steps))} |\n|---|{'---|' * len(steps)}")
-    for name in l2o.pretrained.names():
-        for x64 in (True, False):
-            for what, values in drift(name, x64).items():
-                figures = " | ".join(f"{values[t - 1]:.0e}" for t in steps)
-                print(f"| {name}, float{64 if x64 else 32}, {what} | {figures} |")
+    print()
     for name, ratio in ratios.items():
         print("PASS" if ratio <= 1.3 else "FAIL", f"{name}: the twin's step at most 1.3 times JAX's: {ratio:.2f}")
 

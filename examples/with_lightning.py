@@ -27,7 +27,12 @@ torch.manual_seed(0)
 model = Perceptron()
 batches = DataLoader(TensorDataset(x, y), batch_size=128, shuffle=True)
 trainer = lightning.Trainer(
-    max_steps=100, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    max_steps=100,
+    accelerator="cpu",
+    logger=False,
+    enable_checkpointing=False,
+    enable_progress_bar=False,
+    enable_model_summary=False,
 )
 trainer.fit(model, batches)
 with torch.no_grad():

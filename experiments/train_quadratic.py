@@ -62,7 +62,7 @@ def main():
         "command": "python experiments/train_quadratic.py",
     }
     path.parent.mkdir(exist_ok=True)
-    l2o.pretrained.save(path, result.optimizer, recipe=recipe)
+    l2o.pretrained.save(path, result.optimizer, recipe=recipe, family=family)
     print(f"{result.seconds:.0f} s, {result.num_episodes:.0f} inner runs; weights in {path}")
 
     source = "Andrychowicz et al. 2016, section 3.1"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from l2o import pretrained
+
 L2O = [sys.executable, "-c", "from l2o.cli import main; main()"]
 
 
@@ -69,6 +71,13 @@ def test_train_leaves_one_whole_folder(trained):
     assert "adam" in done.stdout
 
 
+def test_the_weights_know_the_scale_of_their_gradients(trained):
+    """2 (x - target) from x = 0, targets N(0, 1): a root mean square of about 2."""
+    folder, _ = trained
+    low, middle, high = pretrained.header(folder / "run" / "weights.safetensors")["scale"]["start"]
+    assert 0.2 < low < 1 < middle < 3 < high < 6
+
+
 def test_existing_run_is_refused_without_resume(trained):
     folder, _ = trained
     config = (folder / "run" / "config.json").read_bytes()
@@ -105,6 +114,8 @@ def test_compare_own_weights(trained):
         (["compare", "quadratic", "adam", "--search", "bayes"], "`kind` must be grid or random, got 'bayes'"),
         (["report", "nosuch"], "holds no comparison"),
         (["compare", "quadratic", "adam", "nosuch"], "No optimizer named 'nosuch'. Pretrained:"),
+        (["compare", "quadratic", "someone/nosuch"], "no file or folder 'someone/nosuch' here"),
+        (["pretrained", "run/nosuch.safetensors"], "No weights file at run/nosuch.safetensors"),
         (["compare", "mlp", "lbfgs"], "lbfgs needs a deterministic loss for its line search"),
         (["pretrained", "nosuch"], "No pretrained optimizer named 'nosuch'"),
     ],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -14,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fakes import Descent, bowl, bowls
+from fakes import Descent, bowl, bowls, tiny_lstm
 
 import l2o
-from l2o import comparison, costs, summary, tuning
+from l2o import comparison, costs, pretrained, summary, tuning
 from l2o.comparison import Comparison, Record
 from l2o.costs import MetaTraining, StepCost
 from l2o.evaluation import Curves
@@ -126,6 +127,51 @@ def test_what_cannot_be_resumed_or_loaded_says_so(tmp_path):
         comparison.load(tmp_path)
     with pytest.raises(ValueError, match=r"No optimizer named 'nope'\. Pretrained: lstm-mnist"):
         comparison.compare(PANELS, ["nope"], **SMALL)
+
+
+def test_weights_far_from_their_scale_are_warned_of_on_the_panels_where_they_are(tmp_path):
+    """Once for each panel, before anything is run, and not again for what is already there."""
+    path = tmp_path / "tiny.safetensors"
+    pretrained.save(path, tiny_lstm(), recipe={"horizon": 2}, family=bowl)  # a gradient of 2
+    steep = l2o.Panel(lambda: lambda key: bowl(start=1e4), 3, 3, "x^2 from far away")
+    panels = {"home": l2o.Panel(lambda: bowl, 3, 3, "x^2"), "steep": steep}
+    options = {**SMALL, "folder": tmp_path / "comparison"}
+    with pytest.warns(UserWarning, match="was meta-trained on gradients") as caught:
+        comparison.compare(panels, {"tiny": path, "sgd": "sgd"}, **options)
+    assert [str(w.message).split(" was ")[0] for w in caught] == ["tiny (on steep)"]
+    assert "of 2 to 2 at the start of a run, and is used on 2e+04" in str(caught[0].message)
+    comparison.compare(panels, {"tiny": path, "sgd": "sgd"}, resume=True, **options)
+
+
+def test_names_are_those_that_load_takes(tmp_path, monkeypatch):
+    """Files, folders and repositories of the Hub, which is asked for nothing else."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    pretrained.save("folder/tiny.safetensors", tiny_lstm())
+    asked = []
+
+    def snapshot_download(repo_id, **options):
+        asked.append(repo_id)
+        if repo_id != "someone/tiny":
+            raise OSError("404")
+        return str(tmp_path / "folder")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    for name in ("adam", "lstm-mnist", "folder", "./folder", "folder/tiny.safetensors"):
+        comparison.check_name(name)
+    with pytest.raises(
+        ValueError, match=r"No optimizer named 'nope'.*Or pass a weights file, a folder with one, or user/repo"
+    ):
+        comparison.check_name("nope")
+    with pytest.raises(ValueError, match=r"No weights file at nope\.safetensors"):
+        comparison.check_name("nope.safetensors")
+    assert asked == []
+    comparison.check_name("someone/tiny")
+    with pytest.raises(ValueError, match=r"no file or folder 'someone/else' here, .* \(OSError: 404\)"):
+        comparison.check_name("someone/else")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install 'l2o\[hub\]'"):
+        comparison.check_name("someone/tiny")
 
 
 def test_a_line_search_is_left_out_where_minibatches_would_mislead_it():

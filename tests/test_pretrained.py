@@ -5,15 +5,17 @@ import socket
 import sys
 import types
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from fakes import Descent, assert_trees_equal, bowls, tiny_lstm
+from fakes import Descent, assert_trees_equal, bowl, bowls, tiny_lstm
 
 import l2o
-from l2o import pretrained
+from l2o import comparison, pretrained, scale
+from l2o.tasks import mlp, quadratic
 
 
 @pytest.fixture
@@ -160,10 +162,13 @@ def test_a_folder_with_one_weights_file(saved):
         l2o.load(saved.parent / "empty")
 
 
-def test_a_folder_does_not_hide_a_shipped_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "lstm-mnist").mkdir()
+def test_neither_folder_nor_file_hides_a_shipped_name(saved, monkeypatch):
+    monkeypatch.chdir(saved.parent)
+    (saved.parent / "lstm-mnist").mkdir()
+    saved.rename("lstm-quadratic")
     assert l2o.load("lstm-mnist").num_units == 20
+    assert l2o.load("lstm-quadratic").num_units == 20
+    assert l2o.load("./lstm-quadratic").num_units == 3
 
 
 @pytest.fixture
@@ -189,6 +194,15 @@ def test_a_repository_of_the_hub(hub):
         l2o.load("someone/else")
 
 
+def test_the_card_is_beside_the_weights(hub, saved):
+    with pytest.raises(ValueError, match=r"no card beside .*tiny\.safetensors: neither tiny\.md nor README\.md"):
+        pretrained.describe(saved)
+    (saved.parent / "README.md").write_text("# The repository")
+    assert pretrained.describe(saved) == pretrained.describe("someone/tiny") == "# The repository"
+    saved.with_suffix(".md").write_text("# Tiny")
+    assert pretrained.describe(saved.parent) == pretrained.describe("someone/tiny@v1") == "# Tiny"
+
+
 def test_a_path_here_is_not_looked_for_on_the_hub(hub, saved, monkeypatch):
     monkeypatch.chdir(saved.parent.parent)
     assert_trees_equal(l2o.load(f"{saved.parent.name}/tiny.safetensors"), tiny_lstm())
@@ -212,6 +226,9 @@ def test_a_shipped_name_never_touches_the_network(hub, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", blocked)
     for name in pretrained.names():
         l2o.load(name)
+        pretrained.describe(name)
+        comparison.check_name(name)
+    comparison.check_name("adam")
     assert hub == []
 
 
@@ -226,4 +243,62 @@ def test_use_far_beyond_its_horizon_is_warned_of(recwarn):
 
 def test_weights_that_do_not_say_their_horizon_are_not_warned_of(saved, recwarn):
     l2o.load(saved, horizon=10_000)
+    assert not recwarn.list
+
+
+def test_the_scale_of_its_gradients_is_measured_on_its_family(tmp_path):
+    """x^2 from 3, and an optimizer that stays there: a gradient of 6 at every step."""
+    still = eqx.tree_at(lambda o: (o.readout, o.bias), tiny_lstm(), (jnp.zeros(3), jnp.zeros(())))
+    path = tmp_path / "still.safetensors"
+    pretrained.save(path, still, recipe={"horizon": 4}, family=lambda key: bowl(start=3.0))
+    expected = {"start": [6.0] * 3, "run": [6.0] * 3, "num_params": 1, "num_tasks": 16}
+    assert pretrained.header(path)["scale"] == expected
+    moving = eqx.tree_at(lambda o: o.bias, still, jnp.asarray(-10.0))  # 3, 2, 1, 0, -1
+    found = scale.measure(moving, lambda key: bowl(start=3.0), horizon=5)
+    np.testing.assert_allclose(found["run"], [0.0, 2.0, 6.0], atol=1e-5)
+    found = scale.measure(still, bowls, horizon=1, key=jax.random.key(3))
+    assert found["start"][0] < found["start"][1] < found["start"][2]
+    assert found["num_params"] == 2
+
+
+def test_a_scale_needs_a_horizon_and_finite_gradients(tmp_path):
+    with pytest.raises(ValueError, match="the recipe must say for how many steps"):
+        pretrained.save(tmp_path / "it.safetensors", tiny_lstm(), family=bowls)
+    nowhere = l2o.FunctionTask(lambda key: jnp.zeros(2), lambda x, key: jnp.sum(jnp.sqrt(x)))
+    with pytest.raises(ValueError, match="not finite at the start of any of 16 tasks"):
+        pretrained.save(tmp_path / "it.safetensors", tiny_lstm(), recipe={"horizon": 2}, family=lambda key: nowhere)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_use_on_gradients_far_from_those_of_its_training_is_warned_of(name, recwarn):
+    told = pretrained.header(name)
+    low, middle, high = told["scale"]["start"]
+    assert low < middle < high
+    gradients = {"w": jnp.full((3, 2), middle), "b": -jnp.full(3, middle)}
+    l2o.load(name, gradients=gradients)
+    for ignored in (0.0, jnp.nan, jnp.inf):
+        l2o.load(name, gradients=jnp.full(2, ignored))
+    assert not recwarn.list
+    match = rf"{name} was meta-trained on gradients .* {low:.2g} to {high:.2g} at .* Multiply the loss by about 1e-06,"
+    with pytest.warns(UserWarning, match=match):
+        l2o.load(name, gradients=jax.tree.map(lambda g: 1e6 * g, gradients))
+    with pytest.warns(UserWarning, match=r"Multiply the loss by about 1e\+06"):
+        pretrained.check(name, gradients=jax.tree.map(lambda g: 1e-6 * g, gradients))
+    with pytest.raises(ValueError, match=r"Inside `jit` gradients have no values to be checked"):
+        jax.jit(lambda g: pretrained.check(name, gradients=g))(gradients)
+
+
+def test_at_its_home_no_shipped_optimizer_warns(recwarn):
+    for name, family in (("lstm-quadratic", quadratic.family()), ("lstm-mnist", mlp.family())):
+        pretrained._weights.warn_of_scale(
+            name,
+            pretrained.header(name)["scale"],
+            float(scale.at_start(family, jax.random.split(jax.random.key(9), 1))[0]),
+        )
+    assert not recwarn.list
+
+
+def test_weights_that_do_not_know_their_scale_are_not_warned_of(saved, recwarn):
+    l2o.load(saved, gradients=jnp.full(2, 1e30))
     assert not recwarn.list

@@ -1,6 +1,7 @@
 """The code of the README and of docs/ is what the examples hold, and it runs."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -32,7 +33,11 @@ def test_example(path, code):
     if needed and importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
     command = [sys.executable, path, *SHORTER.get(Path(path).stem, [])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    one_thread = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+    }  # as in conftest.py: on a busy machine PyTorch's wait for each other
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=one_thread)
     assert done.returncode == 0, done.stderr
     if path.endswith("own_function.py"):
         learned, adam = (float(re.search(r": (\S+)", line)[1]) for line in done.stdout.splitlines())

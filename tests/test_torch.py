@@ -2,6 +2,7 @@
 
 import copy
 import io
+import shutil
 import warnings
 
 import jax
@@ -20,7 +21,10 @@ torch = pytest.importorskip("torch")
 import l2o.torch as l2o_torch  # noqa: E402 (after the check that there is one)
 from l2o.torch import LearnedOptimizer, _optimizer  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*was meta-trained on gradients"),  # these tests' are of any size
+]
 
 
 def tiny_weights(**arguments):
@@ -280,6 +284,49 @@ def test_a_group_for_each_part_of_a_partitioned_optimizer(tmp_path):
         LearnedOptimizer([parameter(1.0)], tiny_weights(), part="a")
 
 
+def steps_warned_of(optimizer, p, gradients):
+    """At which steps the scale is warned of."""
+    found = []
+    for step, gradient in enumerate(gradients):
+        p.grad = torch.tensor(gradient)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.step()
+        found += [step] * len(caught)
+    return found
+
+
+@pytest.mark.parametrize("way", ["name", "file", "in memory"])
+def test_a_first_gradient_far_from_those_of_its_training_is_warned_of(way, tmp_path):
+    header = pretrained.header("lstm-mnist")
+    low, middle, high = header["scale"]["start"]
+    weights = {"name": "lstm-mnist", "in memory": l2o_torch.load_weights("lstm-mnist")}.get(way)
+    if way == "file":
+        weights = str(pretrained._weights.shipped("lstm-mnist"))
+
+    def optimizer():
+        p = parameter(1.0, 2.0)
+        return LearnedOptimizer([p], weights), p
+
+    home = [middle, -middle]
+    for far in ([200 * high, -200 * high], [low / 200, low / 200]):
+        assert steps_warned_of(*optimizer(), [far, far]) == [0]  # once
+        assert steps_warned_of(*optimizer(), [home, far]) == []  # later gradients may be of any size
+    assert steps_warned_of(*optimizer(), [[0.0, 0.0]]) == []
+    assert steps_warned_of(*optimizer(), [[float("nan"), 1.0]]) == []
+    rule, p = optimizer()
+    p.grad = torch.tensor([1e3 * high, 1e3 * high])
+    name = "This lstm optimizer" if way == "in memory" else ".*lstm-mnist.*"
+    match = rf"{name} was meta-trained on gradients with a root mean square of {low:.2g} to {high:.2g} .* Multiply the loss by"
+    with pytest.warns(UserWarning, match=match):
+        rule.step()
+    # A run that goes on is not at its start.
+    resumed, q = optimizer()
+    q.grad = p.grad.clone()
+    resumed.load_state_dict(rule.state_dict())
+    assert steps_warned_of(resumed, q, [[1e3 * high, 1.0]]) == []
+
+
 def test_weights_from_a_file(tmp_path):
     pretrained.save(tmp_path / "tiny.safetensors", tiny_lstm())
     from_file = in_torch(tmp_path / "tiny.safetensors", 2, np.float32)
@@ -324,12 +371,16 @@ def test_mixed_precision_with_a_gradient_scaler():
     torch.testing.assert_close(model.weight, plain.weight, rtol=1e-4, atol=1e-5)
 
 
-def test_a_compiled_step_is_the_step():
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_step_is_the_step(backend, tmp_path, monkeypatch):
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     p, q = (parameter(1.0, -2.0, gradient=[0.1, 0.2]) for _ in range(2))
     plain, compiled = LearnedOptimizer([p], "lstm-mnist"), LearnedOptimizer([q], "lstm-mnist")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own tracing
-        step = torch.compile(compiled.step, backend="eager")
+        step = torch.compile(compiled.step, backend=backend)
         for _ in range(3):
             plain.step()
             step()

@@ -17,7 +17,9 @@ sys.meta_path.insert(0, Blocked())
 """
 
 WITHOUT_JAX = """
+import warnings
 import torch
+warnings.filterwarnings("ignore", ".*was meta-trained on gradients")  # this loss is nobody's home
 torch.set_num_threads(1)
 import l2o
 import l2o.torch

@@ -22,7 +22,10 @@ from l2o.torch import LearnedOptimizer, Recorder  # noqa: E402 (after the check 
 LENGTH = 6
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*was meta-trained on gradients"),  # these tests' are of any size
+]
 
 
 def record(weights, length=LENGTH, dtype=np.float64, groups=None, schedule=None, **options):

@@ -1,6 +1,10 @@
 """Weights files without a framework: which ship, where they are, what they hold. No JAX here either."""
 
+import math
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,21 +33,41 @@ def shipped(name: str) -> Path:
     return _FOLDER / f"{name}.safetensors"
 
 
+def is_elsewhere(name: str) -> bool:
+    """Whether `name` means weights that do not ship: a path, there or not, or a repository. Nothing is looked up."""
+    path = Path(name)
+    return path.exists() or path.suffix == ".safetensors" or len(path.parts) > 1 or _hub.is_repository(name)
+
+
 def resolve(name_or_path: str | Path) -> Path:
     """The file that a user means by a shipped name, a path, a folder, or "user/repo" on the Hugging Face Hub.
 
     **Raises:** `ValueError` if there is none; `ImportError` if the Hub's package is needed and missing.
     """
+    if isinstance(name_or_path, str) and name_or_path in names():
+        return shipped(name_or_path)
     path = Path(name_or_path)
     if path.is_file():
         return path
-    if path.is_dir() and str(name_or_path) not in names():
+    if path.is_dir():
         return _hub.in_folder(path)
     if isinstance(name_or_path, str) and _hub.is_repository(name_or_path):
         return _hub.download(name_or_path)
-    if path.suffix == ".safetensors" or len(path.parts) > 1:
+    if is_elsewhere(str(name_or_path)):
         raise ValueError(f"No weights file at {path}. Shipped optimizers: {', '.join(names())}.")
     return shipped(str(name_or_path))
+
+
+def card(name_or_path: str | Path) -> str:
+    """The Markdown beside weights: of their own name, or else the README.md of a folder or repository.
+
+    **Raises:** as `resolve`; `ValueError` if there is neither.
+    """
+    path = resolve(name_or_path)
+    for beside in (path.with_suffix(".md"), path.parent / "README.md"):
+        if beside.is_file():
+            return beside.read_text()
+    raise ValueError(f"There is no card beside {path}: neither {path.stem}.md nor README.md.")
 
 
 def read(
@@ -66,3 +90,26 @@ def read(
     if header.get("format") != wanted:
         raise ValueError(f"{path} is a safetensors file, but not {what} (format {header.get('format')!r}).")
     return leaves, header
+
+
+# A gradient this many times outside what a rule met at the start of its runs is outside all that it was measured on.
+_FAR = 100
+
+
+def warn_of_scale(name: str | Path, scale: Mapping[str, Any] | None, rms: float, *, stacklevel: int = 3) -> None:
+    """Warns (`UserWarning`) if a first gradient of root mean square `rms` is far from what the header's `scale` says.
+
+    Says nothing of weights that do not know their scale, and of gradients that are zero or not finite.
+    """
+    if scale is None or not (0 < rms < math.inf):
+        return
+    low, middle, high = scale["start"]
+    if low / _FAR <= rms <= high * _FAR:
+        return
+    warnings.warn(
+        f"{name} was meta-trained on gradients with a root mean square of {low:.2g} to {high:.2g} at the start of a run, and "
+        f"is used on {rms:.2g}: expect it to stall or diverge. Multiply the loss by about {middle / rms:.1g}, or meta-train on "
+        "your problem (`l2o train`). `l2o.Guarded` hands over to another optimizer when it fails.",
+        UserWarning,
+        stacklevel=stacklevel,
+    )

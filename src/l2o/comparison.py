@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from l2o import _devices, baselines, costs, pretrained, tuning
+from l2o import _devices, _weights, baselines, costs, pretrained, scale, tuning
 from l2o._files import check_writable, write_whole
 from l2o._panel import Panel
 from l2o._task import is_deterministic
@@ -72,6 +72,7 @@ class _Contender(NamedTuple):
     baseline: Baseline | None = None
     learned: bool = False
     meta_training: MetaTraining | None = None
+    scale: dict[str, Any] | None = None  # of the gradients that weights were meta-trained on
 
     @property
     def is_tuned(self) -> bool:
@@ -102,9 +103,10 @@ def compare(
     **Arguments:**
 
     - `panels`: by name; a suite's (`l2o.suites`) or your own: `{"mine": Panel(lambda: family, 100, 200, "ours")}`.
-    - `optimizers`: names of baselines, of shipped weights or weights files; or a mapping from a name of your choice to one
-        of those, to a learned optimizer, to the result of `meta_train` (its cost is then reported), or to any optax
-        transformation, which is taken as it is. Only baselines are tuned, on `tune_tasks` tasks by `search`.
+    - `optimizers`: names of baselines, and whatever `l2o.load` takes (shipped names, weights files, folders, "user/repo");
+        or a mapping from a name of your choice to one of those, to a learned optimizer, to the result of `meta_train` (its
+        cost is then reported), or to any optax transformation, which is taken as it is. Only baselines are tuned, on
+        `tune_tasks` tasks by `search`. Weights are warned of where gradients are far from those of their training.
     - `measure_costs`: time a step of each, side by side, after all runs.
     - `folder`: where to record; default nowhere. `resume`: go on with the comparison there; panels and optimizers may be new.
     - `on_done(panel, optimizer, record)` is called after each cell, from the thread that ran it.
@@ -138,6 +140,7 @@ def compare(
             if on_done is not None:
                 on_done(p, name, record)
 
+    _warn_of_scale(families, contenders, set(cells) - set(records), keys[1][:4])
     programs = [(p, names) for p, names in _programs(cells, contenders) if any((p, n) not in records for n in names)]
     _work_off(programs, run, devices or jax.local_devices())
     measured = {}
@@ -169,15 +172,21 @@ def load(folder: str | Path) -> Comparison:
 
 
 def check_name(name: str) -> None:
-    """Makes sure that `compare` knows an optimizer by this name, without loading it.
+    """Makes sure that `compare` knows an optimizer by this name: a baseline, or whatever `l2o.load` takes.
 
-    **Raises:** `ValueError` saying which there are.
+    Only "user/repo" that is no path here is looked for on the Hugging Face Hub, and fetched into its cache.
+
+    **Raises:** `ValueError` saying which there are, or what is wrong with a file, folder or repository; `ImportError` if
+    the extra for the Hub is needed and missing.
     """
-    if name not in baselines.BASELINES and name not in pretrained.names() and not Path(name).exists():
+    if name in baselines.BASELINES or name in pretrained.names():
+        return
+    if not _weights.is_elsewhere(name):
         raise ValueError(
             f"No optimizer named {name!r}. Pretrained: {', '.join(pretrained.names())}. Baselines: "
-            f"{', '.join(baselines.BASELINES)}. Or pass a weights file."
+            f"{', '.join(baselines.BASELINES)}. Or pass a weights file, a folder with one, or user/repo on the Hugging Face Hub."
         )
+    pretrained.header(name)
 
 
 def _contenders(optimizers: Mapping[str, Any] | Iterable[str]) -> dict[str, _Contender]:
@@ -197,8 +206,19 @@ def _contender(value):
     if value in baselines.BASELINES:
         return _Contender(baseline=baselines.get(str(value)))
     check_name(str(value))
-    recipe = pretrained.header(value)["recipe"]
-    return _Contender(pretrained.load(value), learned=True, meta_training=MetaTraining.from_recipe(recipe))
+    told = pretrained.header(value)
+    cost = MetaTraining.from_recipe(told["recipe"])
+    return _Contender(pretrained.load(value), learned=True, meta_training=cost, scale=told.get("scale"))
+
+
+def _warn_of_scale(families, contenders, missing, keys) -> None:
+    """Looks at the first gradients of panels that weights are still to be run on."""
+    for panel, family in families.items():
+        names = [n for n, c in contenders.items() if c.scale and (panel, n) in missing]
+        if names:
+            found = float(np.median(scale.at_start(family, keys)))
+            for name in names:
+                _weights.warn_of_scale(f"{name} (on {panel})", contenders[name].scale, found, stacklevel=4)
 
 
 def _not_applicable(families, contenders, key) -> dict[str, dict[str, str]]:

@@ -35,7 +35,9 @@ def train(
         typer.Option("--optimizer-set", "-o", help="Argument of the architecture, as name=value, e.g. -o preset=code."),
     ] = None,
     set_: Set = None,
-    init: Annotated[str | None, typer.Option(help="Start from these weights: a shipped name or a file.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from these weights: a shipped name, a file, a folder or user/repo.")
+    ] = None,
     estimator: Annotated[str, typer.Option(help="Meta-gradient estimator: bptt or pes.")] = "bptt",
     horizon: Annotated[int | None, typer.Option(help="Inner steps an episode. Default: the task's own.")] = None,
     truncation: Annotated[int, typer.Option(help="Inner steps a meta-gradient; must divide the horizon.")] = 20,
@@ -81,8 +83,8 @@ def compare(
     optimizers: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Shipped or saved learned optimizers, and baselines (see `l2o optimizers`). Default: all shipped, and "
-            "sgd nag rmsprop adam lion muon."
+            help="Learned optimizers (shipped names, weights files, folders, user/repo on the Hugging Face Hub) and baselines "
+            "(see `l2o optimizers`). Default: all shipped, and sgd nag rmsprop adam lion muon."
         ),
     ] = None,
     set_: Set = None,
@@ -178,7 +180,9 @@ def optimizers():
 
 @app.command()
 def pretrained(
-    name: Annotated[str | None, typer.Argument(help="Show this one's card. Default: list all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show its card: a shipped name, file, folder or user/repo. Default: list all.")
+    ] = None,
 ):
     """List the optimizers that ship with the package, or show one's card."""
     from l2o.cli import _listings
@@ -190,7 +194,7 @@ def _reporting_errors(command, **arguments):
     """Runs a command; a mistake in its input is one line on stderr, not a traceback."""
     try:
         command(**arguments)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as interrupt:

@@ -96,7 +96,7 @@ def run(
     if ":" in optimizer and init is None:
         console.print("[yellow]Weights of your own architecture are in the last checkpoint only.[/yellow]")
     else:
-        l2o.pretrained.save(weights, result.optimizer, recipe=recipe)
+        l2o.pretrained.save(weights, result.optimizer, recipe=recipe, family=family)
         console.print(f"Weights: {weights}  (l2o compare {task} {weights} adam)", soft_wrap=True)
     from l2o import comparison, report, summary
 

@@ -15,18 +15,25 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
-from l2o import _plugins, _weights
+from l2o import _plugins, _weights, scale
 from l2o._files import check_writable, write_whole
 from l2o._optimizer import AbstractLearnedOptimizer
+from l2o._task import TaskFamily
 from l2o._weights import PARTITIONED
 from l2o._weights import names as names
 from l2o.partitioned import Partitioned
 
 
-def describe(name: str) -> str:
-    """The card of a shipped optimizer (Markdown): what it was trained on, its measured wins and losses."""
-    return _weights.shipped(name).with_suffix(".md").read_text()
+def describe(name_or_path: str | Path) -> str:
+    """The card of an optimizer (Markdown): what it was trained on, its measured wins and losses.
+
+    **Arguments:** `name_or_path`: as of `load`. The card of a file is the one of its name beside it, NAME.md, or README.md.
+
+    **Raises:** as `load`; `ValueError` if there is no card.
+    """
+    return _weights.card(name_or_path)
 
 
 def save(
@@ -35,17 +42,27 @@ def save(
     *,
     recipe: dict[str, Any] | None = None,
     licence: str = "Apache-2.0",
+    family: TaskFamily | None = None,
 ) -> None:
     """Writes `optimizer` to `path`, whole or not at all.
 
-    **Arguments:** `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold.
+    **Arguments:**
+
+    - `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold.
+    - `family`: what it was meta-trained on. It is run there for the recipe's "horizon", 16 times, and the size of the
+        gradients it meets (`l2o.scale.measure`) is written into the header, so that use far from it can be warned of.
 
     **Raises:** `ValueError` if the optimizer is not of an architecture of this package, nor `l2o.Partitioned` into such, or
-    names its leaves by a function; `OSError` if `path` cannot be written.
+    names its leaves by a function, or there is a `family` but no "horizon" in the recipe; `OSError` if `path` cannot be
+    written.
     """
     import safetensors.numpy
 
     contents = as_dict(optimizer)
+    if family is not None and not isinstance((recipe or {}).get("horizon"), int):
+        raise ValueError(
+            'To measure the gradients on `family`, the recipe must say for how many steps: recipe={"horizon": 100, ...}.'
+        )
     header = {
         "format": _weights.FORMAT,
         "architecture": contents["architecture"],
@@ -56,6 +73,8 @@ def save(
     }
     path = Path(path)
     check_writable(path.absolute().parent)
+    if family is not None and recipe is not None:
+        header["scale"] = json.dumps(scale.measure(optimizer, family, horizon=recipe["horizon"]))
     write_whole(path, safetensors.numpy.save(contents["arrays"], metadata=header))
 
 
@@ -75,7 +94,11 @@ def as_dict(optimizer: AbstractLearnedOptimizer) -> dict[str, Any]:
 
 
 def load(
-    name_or_path: str | Path, *, like: AbstractLearnedOptimizer | None = None, horizon: int | None = None
+    name_or_path: str | Path,
+    *,
+    like: AbstractLearnedOptimizer | None = None,
+    horizon: int | None = None,
+    gradients: PyTree | None = None,
 ) -> AbstractLearnedOptimizer:
     """A shipped optimizer by its name, or one written by `save`: a file, a folder with one, or "user/repo" on the Hub.
 
@@ -86,6 +109,7 @@ def load(
 
     - `like`: refuse weights that are not of this optimizer's architecture and sizes.
     - `horizon`: for how many steps you mean to use it; warns (`UserWarning`) where it was meta-trained for far fewer.
+    - `gradients`: those of your loss at your start; warns where they are far larger or smaller than in its training.
 
     A `l2o.Partitioned` optimizer tells the leaves of your params apart by their top-level keys, or else by your function:
     `l2o.Partitioned(l2o.load(name).parts, label)`.
@@ -94,9 +118,8 @@ def load(
     l2o, or of another architecture; `ImportError` if the extra is missing.
     """
     path = _weights.resolve(name_or_path)
-    if horizon is not None:
-        _warn_if_far(name_or_path, horizon)
     leaves, header = _weights.read(path)
+    _warn_if_far(name_or_path, _decoded(header), horizon, gradients)
     saved = header["architecture"]
     arguments = json.loads(header["arguments"])
     optimizer = eqx.filter_eval_shape(lambda: _build(saved, arguments))
@@ -131,22 +154,42 @@ def load(
     return filled
 
 
+def check(name_or_path: str | Path, *, horizon: int | None = None, gradients: PyTree | None = None) -> None:
+    """Warns (`UserWarning`) where you mean to use saved weights far outside what their header says they were trained on.
+
+    An optimizer is a pure function and, under `jit`, sees no values: it cannot check this by itself. Do it once, outside,
+    with the first gradients of your run.
+
+    **Arguments:**
+
+    - `horizon`: the steps you mean to run: more than 5 times those of its training are far.
+    - `gradients`: any pytree: a root mean square 100 times larger or smaller than at the start of its training runs is far.
+        Weights saved without a `family` do not know theirs.
+
+    **Raises:** as `load`; `ValueError` for gradients without values, inside `jit`.
+    """
+    _warn_if_far(name_or_path, header(name_or_path), horizon, gradients)
+
+
 def header(name_or_path: str | Path) -> dict[str, Any]:
-    """Architecture, arguments, recipe, licence and versions of saved weights.
+    """Architecture, arguments, recipe, licence and versions of saved weights, and the scale of the gradients they know.
 
     **Raises:** as `load`.
     """
-    raw = _weights.read(_weights.resolve(name_or_path))[1]
-    return {k: json.loads(v) if k in ("arguments", "recipe", "versions") else v for k, v in raw.items()}
+    return _decoded(_weights.read(_weights.resolve(name_or_path))[1])
+
+
+def _decoded(header):
+    return {k: json.loads(v) if k in ("arguments", "recipe", "versions", "scale") else v for k, v in header.items()}
 
 
 # Beyond this many times its horizon a rule is outside all that it was trained and, on its card, measured on.
 _FAR = 5
 
 
-def _warn_if_far(name_or_path, horizon):
-    trained = header(name_or_path)["recipe"].get("horizon")
-    if isinstance(trained, int) and horizon > _FAR * trained:
+def _warn_if_far(name_or_path, told, horizon, gradients):
+    trained = told["recipe"].get("horizon")
+    if horizon is not None and isinstance(trained, int) and horizon > _FAR * trained:
         warnings.warn(
             f"{name_or_path} was meta-trained on runs of {trained} steps, and is to be used for {horizon}: expect it to stall "
             f"or worse. `l2o.Guarded` hands over to another optimizer when it does; `l2o pretrained {name_or_path}` says what "
@@ -154,6 +197,14 @@ def _warn_if_far(name_or_path, horizon):
             UserWarning,
             stacklevel=3,
         )
+    if gradients is not None:
+        try:
+            found = float(scale.rms(jax.tree.map(jnp.asarray, gradients)))
+        except jax.errors.ConcretizationTypeError as error:
+            raise ValueError(
+                "Inside `jit` gradients have no values to be checked. Check those of a first step outside."
+            ) from error
+        _weights.warn_of_scale(name_or_path, told.get("scale"), found, stacklevel=4)
 
 
 def _build(architecture, arguments):

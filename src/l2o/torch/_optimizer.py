@@ -1,6 +1,7 @@
 """Learned optimizers as `torch.optim.Optimizer`."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,10 @@ _BLOCK = 4096
 
 
 def load_weights(name_or_path: str | Path, *, dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """Weights of a shipped optimizer, or from a file: "architecture", "arguments", and "arrays" by path.
+    """Weights of a shipped optimizer, or from a file, a folder or "user/repo", as `l2o.load` takes them.
+
+    They are "architecture", "arguments", "arrays" by path, and, where the header has it, "scale": of the gradients that the
+    optimizer was meta-trained on.
 
     **Arguments:** `dtype`: that the optimizer computes, and keeps its state, in; default the file's (single precision).
 
@@ -25,7 +29,8 @@ def load_weights(name_or_path: str | Path, *, dtype: torch.dtype | None = None) 
     """
     leaves, header = _weights.read(_weights.resolve(name_or_path))
     arrays = {path: torch.from_numpy(leaf).to(dtype) for path, leaf in leaves.items()}
-    return {"architecture": header["architecture"], "arguments": json.loads(header["arguments"]), "arrays": arrays}
+    weights = {"architecture": header["architecture"], "arguments": json.loads(header["arguments"]), "arrays": arrays}
+    return {**weights, "scale": json.loads(header["scale"])} if "scale" in header else weights
 
 
 class Batch(NamedTuple):
@@ -42,7 +47,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     Every tensor of a group is stepped in one batch, its coordinates concatenated. The rule computes in the dtype of its
     weights (single precision for those that ship), whatever that of the parameters: bfloat16 parameters are updated in
-    single precision and rounded once. Parameters without a gradient are left alone, their state too.
+    single precision and rounded once. Parameters without a gradient are left alone, their state too. The first step warns
+    (`UserWarning`) if the gradient is far larger or smaller than those that the rule was meta-trained on.
 
     ```python
     optimizer = l2o.torch.LearnedOptimizer(model.parameters(), "lstm-mnist")
@@ -75,6 +81,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _reset(self):
         # Only conveniences: the rules are made from the groups' weights, the packed states hold what `self.state` shows.
         self._rules: dict[tuple[int, torch.device], tuple[Any, AbstractCoordinatewise]] = {}
+        self._scales: dict[int, Any] = {}
         self._packed: dict[tuple[int, torch.device], tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def __setstate__(self, state):
@@ -122,6 +129,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         group, rule, params, _ = batch
         gradients = torch.cat([p.grad.reshape(-1) for p in params]).to(rule.dtype)
         flat_params = torch.cat([p.reshape(-1) for p in params]).to(rule.dtype)
+        if all("state" not in self.state[p] for p in params) and not torch.compiler.is_compiling():
+            self._warn_of_scale(batch, gradients)  # before the first step
         state = self._gather(batch)
         updates = torch.empty_like(gradients)
         num = len(gradients)
@@ -151,6 +160,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
             self.state[p]["state"] = view
         return packed
 
+    def _warn_of_scale(self, batch, gradients) -> None:
+        weights, scale = batch.group["weights"], self._scales[batch.key[0]]
+        if scale is not None:
+            name = weights if isinstance(weights, str) else f"This {weights['architecture']} optimizer"
+            rms = float(torch.linalg.vector_norm(gradients)) / math.sqrt(max(1, len(gradients)))
+            _weights.warn_of_scale(name, scale, rms, stacklevel=7)  # of who calls `step`
+
     def _state_of(self, rule, p) -> Tensor:
         """[rows, p.numel()]; that before the first step if it has taken none."""
         state = self.state.get(p, {}).get("state")
@@ -160,12 +176,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
         weights, part = self.param_groups[index]["weights"], self.param_groups[index].get("part")
         known, rule = self._rules.get((index, device), (None, None))
         if rule is None or known is not weights:
-            if isinstance(weights, dict):
-                arrays = {path: _as_tensor(array) for path, array in weights["arrays"].items()}
-                rule = _rule.build({**weights, "arrays": arrays}, part).to(device)
-            else:
-                rule = _rule.build(load_weights(weights), part).to(device)
+            loaded = weights if isinstance(weights, dict) else load_weights(weights)
+            arrays = {path: _as_tensor(array) for path, array in loaded["arrays"].items()}
+            rule = _rule.build({**loaded, "arrays": arrays}, part).to(device)
             self._rules[index, device] = weights, rule
+            self._scales[index] = loaded.get("scale")
         return rule
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
