@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-class AbstractCoordinatewise(abc.ABC):
-    """Twin of `l2o.AbstractCoordinatewise`: a rule that treats every coordinate alike and apart from the others.
+class AbstractFlat(abc.ABC):
+    """Twin of a rule on the vector of all coordinates that are stepped together.
 
     The state of `num` coordinates is one matrix [rows, num], in `dtype`. `state_shapes` names its parts, in order: paths of
     the leaves of the JAX optimizer's state, and their shapes without the last axis.
@@ -25,7 +25,7 @@ class AbstractCoordinatewise(abc.ABC):
         """The updates, [num], of `num` coordinates; changes their `state`, [rows, num], in place."""
 
     @abc.abstractmethod
-    def to(self, device: torch.device) -> "AbstractCoordinatewise":
+    def to(self, device: torch.device) -> "AbstractFlat":
         """The same rule with its weights on `device`."""
 
     def init(self, num: int, device: torch.device) -> Tensor:
@@ -46,7 +46,14 @@ class AbstractCoordinatewise(abc.ABC):
         return torch.cat([parts[path].reshape(math.prod(shape), -1) for path, shape in self.state_shapes.items()])
 
 
-def build(weights: dict[str, Any]) -> AbstractCoordinatewise:
+class AbstractCoordinatewise(AbstractFlat):
+    """Twin of `l2o.AbstractCoordinatewise`: a rule that treats every coordinate alike and apart from the others.
+
+    It may be stepped for some coordinates at a time.
+    """
+
+
+def build(weights: dict[str, Any]) -> AbstractFlat:
     """The rule of some weights: their "architecture", its "arguments", and "arrays" by path.
 
     **Raises:** `ValueError` if the architecture has no twin, or the arrays are not those that it needs.
