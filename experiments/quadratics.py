@@ -5,9 +5,9 @@ cells, and NTM-BFGS with its full memory and with the last pairs only. Beside th
 paper's baselines (SGD, NAG, RMSprop, Adam), L-BFGS, and conjugate gradients, which know that the problem is quadratic and
 see products with its Hessian: a line to look at rather than a contender.
 
-    python experiments/quadratics.py --train lstm-gac-quadratic   # writes the shipped weights; @GAC_TIME@
-    python experiments/quadratics.py --train ntm-bfgs-quadratic   # the same; @NTM_TIME@
-    python experiments/quadratics.py                              # measures the shipped weights; @MEASURE_TIME@
+    python experiments/quadratics.py --train lstm-gac-quadratic   # writes results/*.safetensors; 5 minutes of one core
+    python experiments/quadratics.py --train ntm-bfgs-quadratic   # the same; 6 minutes of one core
+    python experiments/quadratics.py                              # measures those weights; ten minutes of a busy core
     python experiments/quadratics.py --quick                      # trains both briefly, measures, publishes nothing; two minutes
 
 The paper's baselines are tuned on other tasks for 10, 20, 50 and 100 steps: "the best at step 10" is one tuned for step 10
@@ -38,7 +38,6 @@ from l2o.tasks import quadratic
 
 GAC, NTM = "lstm-gac-quadratic", "ntm-bfgs-quadratic"
 NUM_TASKS = 128  # of a meta-step
-SHIPPED = Path(l2o.pretrained.__file__).parent
 EARLIER = (10, 20, 50)  # steps before the paper's 100
 PAIRS = 30  # of the low-rank memory: three a step, the last ten steps
 
@@ -294,7 +293,7 @@ def main():
     arguments = parser.parse_args()
     l2o.use_all_cores(arguments.cores)
     suffix = "-quick" if arguments.quick else ""
-    to = arguments.folder if arguments.quick else SHIPPED
+    to = arguments.folder if arguments.quick else RESULTS
     to.mkdir(parents=True, exist_ok=True)
     weights = {name: to / f"{name}.safetensors" for name in (GAC, NTM)}
     for name in weights if arguments.quick else filter(None, [arguments.train]):
