@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from _publish import RESULTS, publish
 
@@ -260,19 +261,21 @@ def measure(weights, folder, *, num_tasks, seed, quick):
 
 def ratios(records, step):
     """Mean and median loss at `step`, and the mean's ratio to that of the best of the paper's baselines."""
-    for row in summary.rows(records, [step]):
-        low, high = row["mean_interval"] or (None, None)
-        best, *ratio = summary.ratio_to_best(records, row["optimizer"], step, names=l2o.baselines.PAPER_BASELINES)
+    for name, record in records.items():
+        losses = summary.loss_at(record, step)
+        finite = bool(np.isfinite(losses).all())
+        low, high = l2o.bootstrap_interval(losses) if finite else (None, None)
+        best, *ratio = summary.ratio_to_best(records, name, step, names=l2o.baselines.PAPER_BASELINES)
         yield {
             "step": step,
-            "optimizer": row["optimizer"],
-            "num_tasks": row["num_tasks"],
-            "rate": row["rate"],
-            "mean": row["mean"],
+            "optimizer": name,
+            "num_tasks": len(losses),
+            "rate": record.tuned.rate if record.tuned else None,
+            "mean": float(losses.mean()),
             "mean_low": low,
             "mean_high": high,
-            "median": row["median"],
-            "num_diverged": row["num_diverged"],
+            "median": float(np.median(losses)),
+            "num_diverged": int((~np.isfinite(losses)).sum()),
             "best_of_paper": best,
             **dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True)),
         }
