@@ -14,7 +14,7 @@ from ._inner import (
     start,
     unroll,
 )
-from ._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer
+from ._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer
 from ._panel import Panel
 from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
 from .estimators import AbstractGradientEstimator, Estimate
@@ -30,6 +30,7 @@ __version__: str
 
 __all__ = [
     "AbstractCoordinatewise",
+    "AbstractFlat",
     "AbstractGradientEstimator",
     "AbstractInnerProblem",
     "AbstractLearnedOptimizer",

@@ -49,17 +49,16 @@ class AbstractLearnedOptimizer(eqx.Module):
         return optax.GradientTransformationExtraArgs(init, update)
 
 
-class AbstractCoordinatewise(AbstractLearnedOptimizer):
-    r"""A rule that treats every coordinate of $\theta$ alike and apart from the others (Andrychowicz et al. 2016, 2.1).
+class AbstractFlat(AbstractLearnedOptimizer):
+    r"""A rule on the vector of all coordinates: the leaves of the params are concatenated before it, and split after it.
 
-    All leaves of the params are concatenated into one vector, so that the rule's network runs as a few large matrix
-    products rather than many small ones. **Coordinates are the last axis** of every array of the state: that is what
-    lets the meta-gradient be computed for blocks or samples of coordinates (`l2o.Blocks`, `l2o.Sampled`).
+    So the rule's network runs as a few large matrix products rather than many small ones. **Coordinates are the last axis**
+    of what the state holds for each of them.
     """
 
     @abc.abstractmethod
     def init_coordinates(self, num: int) -> OptState:
-        """State of `num` coordinates; every leaf has shape [..., num]."""
+        """State of `num` coordinates."""
 
     @abc.abstractmethod
     def update_coordinates(
@@ -75,6 +74,14 @@ class AbstractCoordinatewise(AbstractLearnedOptimizer):
         flat_params = None if params is None else ravel_pytree(params)[0]
         flat, state = self.update_coordinates(gradients, state, flat_params)
         return unravel(flat.astype(gradients.dtype)), state
+
+
+class AbstractCoordinatewise(AbstractFlat):
+    r"""A rule that treats every coordinate of $\theta$ alike and apart from the others (Andrychowicz et al. 2016, 2.1).
+
+    Every leaf of the state has shape [..., num]: that is what lets the meta-gradient be computed for blocks or samples of
+    coordinates (`l2o.Blocks`, `l2o.Sampled`). A rule whose coordinates see each other is an `AbstractFlat`.
+    """
 
 
 Optimizer: TypeAlias = AbstractLearnedOptimizer | optax.GradientTransformation

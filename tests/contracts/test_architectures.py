@@ -15,9 +15,14 @@ from l2o.estimators.bptt import BPTT
 KEY = jax.random.key(0)
 
 
-@pytest.fixture(params=_plugins.names("architectures"), scope="module")
+# Of those that have more than one form.
+OTHERS = [("lstm", {"num_global": 5}), ("ntm_bfgs", {"memory_pairs": 5}), ("ntm_bfgs", {"preset": "paper"})]
+
+
+@pytest.fixture(params=[*((name, {}) for name in _plugins.names("architectures")), *OTHERS], ids=str, scope="module")
 def optimizer(request):
-    return _plugins.get("architectures", request.param).build(KEY)
+    name, arguments = request.param
+    return _plugins.get("architectures", name).build(KEY, **arguments)
 
 
 @pytest.fixture(scope="module")

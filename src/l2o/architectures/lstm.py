@@ -5,9 +5,10 @@ Every coordinate has its own hidden state; all share the meta-parameters. Per co
 $$x = \mathrm{preprocess}(\nabla), \quad (h^l, c^l) = \mathrm{LSTM}_l(h^{l-1}, h^l, c^l), \; h^0 = x, \quad
 u = s\,(w^\top h^L + b)$$
 
-with output scale $s$.
+with output scale $s$. With `num_global` some of the units are averaged over all coordinates (`GlobalLSTM`).
 """
 
+import abc
 import math
 
 import equinox as eqx
@@ -15,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from l2o._optimizer import AbstractCoordinatewise
+from l2o._optimizer import AbstractCoordinatewise, AbstractFlat
+from l2o.architectures._cell import Cell, average_first
 
 PRESETS = {
     "paper": {"preprocessing": 10.0, "output_scale": 0.1},  # section 3.2 and appendix A
@@ -35,48 +37,10 @@ def preprocess(gradient: Float[Array, " num"], p: float) -> Float[Array, "2 num"
     return jnp.stack([jnp.where(large, log, -1.0), jnp.where(large, jnp.sign(gradient), math.exp(p) * gradient)])
 
 
-@jax.custom_jvp
-def _sigmoid(x):
-    """The logistic function, by way of `tanh`: on a CPU XLA makes faster code of it."""
-    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+class _AbstractLSTM(AbstractFlat):
+    """The network of both: meta-parameters, their start, and the step."""
 
-
-_sigmoid.defjvps(lambda tangent, result, x: tangent * (result * (1 - result)))
-
-
-class _Cell(eqx.Module):
-    """LSTM cell with forget gates; inputs and hidden units first, coordinates last."""
-
-    weight: Float[Array, "four_hidden inputs_hidden"]  # rows: input, forget, output gate, candidate
-    bias: Float[Array, " four_hidden"]
-
-    def __init__(self, num_inputs: int, num_units: int, *, key: PRNGKeyArray):
-        fan_in = num_inputs + num_units
-        shape = (4 * num_units, fan_in)
-        self.weight = jax.random.truncated_normal(key, -2.0, 2.0, shape) / math.sqrt(fan_in)
-        # Forget gates start open (+1), as in the authors' code.
-        self.bias = jnp.zeros(4 * num_units).at[num_units : 2 * num_units].set(1.0)
-
-    def __call__(self, x, h, c):
-        gates = self.weight @ jnp.concatenate([x, h]) + self.bias[:, None]
-        i, f, o, z = jnp.split(gates, 4)
-        c = _sigmoid(f) * c + _sigmoid(i) * jnp.tanh(z)
-        return _sigmoid(o) * jnp.tanh(c), c
-
-
-class LSTM(AbstractCoordinatewise):
-    r"""Coordinatewise LSTM optimizer.
-
-    **Arguments:**
-
-    - `num_layers`, `num_units`: 2 and 20 in the paper.
-    - `preprocessing`: the paper's $p$, or `None` to feed the gradient itself.
-    - `output_scale`: the constant $s$ that multiplies the output.
-
-    State: $2 \cdot$ `num_layers` $\cdot$ `num_units` numbers a parameter (80 by default).
-    """
-
-    cells: list[_Cell]
+    cells: list[Cell]
     readout: Float[Array, " units"]
     bias: Float[Array, ""]
     num_layers: int = eqx.field(static=True)
@@ -99,13 +63,17 @@ class LSTM(AbstractCoordinatewise):
             )
         *cell_keys, readout_key = jax.random.split(key, num_layers + 1)
         sizes = [1 if preprocessing is None else 2] + [num_units] * num_layers
-        self.cells = [_Cell(sizes[i], num_units, key=cell_keys[i]) for i in range(num_layers)]
+        self.cells = [Cell(sizes[i], num_units, key=cell_keys[i]) for i in range(num_layers)]
         self.readout = jax.random.truncated_normal(readout_key, -2.0, 2.0, (num_units,)) / math.sqrt(num_units)
         self.bias = jnp.zeros(())
         self.num_layers = num_layers
         self.num_units = num_units
         self.preprocessing = preprocessing
         self.output_scale = output_scale
+
+    @abc.abstractmethod
+    def outgoing(self, h: Float[Array, "units num"]) -> Float[Array, "units num"]:
+        """What a layer hands on, to the next and to its own next step, of its activations."""
 
     def init_coordinates(self, num):
         zeros = jnp.zeros((self.num_units, num), self.bias.dtype)
@@ -116,13 +84,75 @@ class LSTM(AbstractCoordinatewise):
         x = gradients[None] if self.preprocessing is None else preprocess(gradients, self.preprocessing)
         new_state = []
         for cell, (h, c) in zip(self.cells, state, strict=True):
-            x, c = cell(x, h, c)
+            h, c = cell(x, h, c)
+            x = self.outgoing(h)
             new_state.append((x, c))
         return self.output_scale * (self.readout @ x + self.bias), new_state
 
 
-def build(key: PRNGKeyArray, *, preset: str = "paper", **arguments) -> LSTM:
-    """An `LSTM` with a preset's constants ("paper", "code" or "raw"), any of which `arguments` override."""
+class LSTM(_AbstractLSTM, AbstractCoordinatewise):
+    r"""Coordinatewise LSTM optimizer.
+
+    **Arguments:**
+
+    - `num_layers`, `num_units`: 2 and 20 in the paper.
+    - `preprocessing`: the paper's $p$, or `None` to feed the gradient itself.
+    - `output_scale`: the constant $s$ that multiplies the output.
+
+    State: $2 \cdot$ `num_layers` $\cdot$ `num_units` numbers a parameter (80 by default).
+    """
+
+    def outgoing(self, h):
+        return h
+
+
+class GlobalLSTM(_AbstractLSTM):
+    r"""LSTM optimizer with global averaging cells, $h_{j,i} \leftarrow \frac{1}{n} \sum_k h_{j,k}$ for $j \le$ `num_global`.
+
+    In every layer the outgoing activations of the first `num_global` units are averaged over all $n$ coordinates at each step
+    (appendix B.1), which lets coordinates share, say, the gradient's norm. The cells' own memories are not averaged. The rule
+    does not depend on the order of the coordinates; but as each depends on all others, it is not an
+    `l2o.AbstractCoordinatewise`: `l2o.Blocks` and `l2o.Sampled` do not apply. All that one optimizer is given is averaged.
+
+    **Arguments:** `num_global`: units averaged in each layer, from 1 to `num_units`. The others are those of `LSTM`, as are
+    state and meta-parameters.
+    """
+
+    num_global: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        num_global: int,
+        num_layers: int = 2,
+        num_units: int = 20,
+        preprocessing: float | None = 10.0,
+        output_scale: float = 0.1,
+        key: PRNGKeyArray,
+    ):
+        super().__init__(
+            num_layers=num_layers,
+            num_units=num_units,
+            preprocessing=preprocessing,
+            output_scale=output_scale,
+            key=key,
+        )
+        if not 1 <= num_global <= num_units:
+            raise ValueError(
+                f"`num_global` must be from 0 to `num_units`, got num_global={num_global} and num_units={num_units}."
+            )
+        self.num_global = num_global
+
+    def outgoing(self, h):
+        return average_first(h, self.num_global)
+
+
+def build(key: PRNGKeyArray, *, preset: str = "paper", num_global: int = 0, **arguments) -> LSTM | GlobalLSTM:
+    """An `LSTM` with a preset's constants ("paper", "code" or "raw"), any of which `arguments` override.
+
+    With `num_global` above 0, a `GlobalLSTM`: that many units of each layer are averaged over all coordinates.
+    """
     if preset not in PRESETS:
         raise ValueError(f"No preset named {preset!r}. Presets of lstm: {', '.join(PRESETS)}.")
-    return LSTM(**{**PRESETS[preset], **arguments}, key=key)
+    arguments = {**PRESETS[preset], **arguments, "key": key}
+    return GlobalLSTM(num_global=num_global, **arguments) if num_global else LSTM(**arguments)

@@ -144,7 +144,8 @@ def load(
     filled = jax.tree_util.tree_map_with_path(fill, optimizer)
     if like is not None:  # arrays may fit where constants, such as an output scale, differ
         ours = _arguments(eqx.filter_eval_shape(lambda: _build(saved, arguments)))
-        differing = {k: (ours[k], v) for k, v in _arguments(like).items() if ours[k] != v}
+        theirs = _arguments(like)
+        differing = {k: (ours.get(k), theirs.get(k)) for k in {**theirs, **ours} if ours.get(k) != theirs.get(k)}
         if differing:
             name, (found, asked) = next(iter(differing.items()))
             raise ValueError(

@@ -7,11 +7,12 @@ Every public module here is the twin of the architecture of that name in `l2o.ar
 from l2o._weights import names as names
 from l2o.torch._optimizer import LearnedOptimizer, load_weights
 from l2o.torch._recorder import Recorder, Recording
-from l2o.torch._rule import AbstractCoordinatewise
+from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
 from l2o.torch._states import load_state, save_state
 
 __all__ = [
     "AbstractCoordinatewise",
+    "AbstractFlat",
     "LearnedOptimizer",
     "Recorder",
     "Recording",

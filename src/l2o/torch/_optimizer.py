@@ -11,7 +11,7 @@ from torch import Tensor
 
 from l2o import _weights
 from l2o.torch import _rule
-from l2o.torch._rule import AbstractCoordinatewise
+from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
 
 # On a CPU the coordinates are stepped in blocks of this many per thread, so that a block's gates and state stay in cache.
 _BLOCK = 4096
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     """Parameters that are stepped together: those of one group that are on one device."""
 
     group: dict[str, Any]
-    rule: AbstractCoordinatewise
+    rule: AbstractFlat
     params: list[Tensor]
     key: tuple[int, torch.device]
 
@@ -49,6 +49,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
     weights (single precision for those that ship), whatever that of the parameters: bfloat16 parameters are updated in
     single precision and rounded once. Parameters without a gradient are left alone, their state too. The first step warns
     (`UserWarning`) if the gradient is far larger or smaller than those that the rule was meta-trained on.
+
+    Rules with global averaging cells average over all coordinates that are stepped together: those of one *group* that have a
+    gradient (and are on one device). Groups do not see each other, as they may have rules and rates of their own: in JAX
+    that is one optimizer for each group.
 
     ```python
     optimizer = l2o.torch.LearnedOptimizer(model.parameters(), "lstm-mnist")
@@ -80,7 +84,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _reset(self):
         # Only conveniences: the rules are made from the groups' weights, the packed states hold what `self.state` shows.
-        self._rules: dict[tuple[int, torch.device], tuple[Any, AbstractCoordinatewise]] = {}
+        self._rules: dict[tuple[int, torch.device], tuple[Any, AbstractFlat]] = {}
         self._scales: dict[int, Any] = {}
         self._packed: dict[tuple[int, torch.device], tuple[Tensor, tuple[Tensor, ...]]] = {}
 
@@ -134,7 +138,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         state = self._gather(batch)
         updates = torch.empty_like(gradients)
         num = len(gradients)
-        size = _BLOCK * torch.get_num_threads() if gradients.device.type == "cpu" else max(1, num)
+        in_blocks = gradients.device.type == "cpu" and isinstance(rule, AbstractCoordinatewise)
+        size = _BLOCK * torch.get_num_threads() if in_blocks else max(1, num)
         for start in range(0, num, size):
             block = slice(start, start + size)
             updates[block] = rule.update_(gradients[block], state[:, block], flat_params[block])
@@ -172,7 +177,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         state = self.state.get(p, {}).get("state")
         return rule.init(p.numel(), p.device) if state is None else state
 
-    def _rule(self, index, device) -> AbstractCoordinatewise:
+    def _rule(self, index, device) -> AbstractFlat:
         weights, part = self.param_groups[index]["weights"], self.param_groups[index].get("part")
         known, rule = self._rules.get((index, device), (None, None))
         if rule is None or known is not weights:

@@ -12,8 +12,8 @@ from torch import Tensor
 from l2o._weights import PARTITIONED
 
 
-class AbstractCoordinatewise(abc.ABC):
-    """Twin of `l2o.AbstractCoordinatewise`: a rule that treats every coordinate alike and apart from the others.
+class AbstractFlat(abc.ABC):
+    """Twin of a rule on the vector of all coordinates that are stepped together.
 
     The state of `num` coordinates is one matrix [rows, num], in `dtype`. `state_shapes` names its parts, in order: paths of
     the leaves of the JAX optimizer's state, and their shapes without the last axis.
@@ -27,7 +27,7 @@ class AbstractCoordinatewise(abc.ABC):
         """The updates, [num], of `num` coordinates; changes their `state`, [rows, num], in place."""
 
     @abc.abstractmethod
-    def to(self, device: torch.device) -> "AbstractCoordinatewise":
+    def to(self, device: torch.device) -> "AbstractFlat":
         """The same rule with its weights on `device`."""
 
     def init(self, num: int, device: torch.device) -> Tensor:
@@ -48,7 +48,14 @@ class AbstractCoordinatewise(abc.ABC):
         return torch.cat([parts[path].reshape(math.prod(shape), -1) for path, shape in self.state_shapes.items()])
 
 
-def build(weights: dict[str, Any], part: str | None = None) -> AbstractCoordinatewise:
+class AbstractCoordinatewise(AbstractFlat):
+    """Twin of `l2o.AbstractCoordinatewise`: a rule that treats every coordinate alike and apart from the others.
+
+    It may be stepped for some coordinates at a time.
+    """
+
+
+def build(weights: dict[str, Any], part: str | None = None) -> AbstractFlat:
     """The rule of some weights: their "architecture", its "arguments", and "arrays" by path; `part`: as `of_part`.
 
     **Raises:** `ValueError` if the architecture has no twin, or the arrays are not those that it needs; and as `of_part`.

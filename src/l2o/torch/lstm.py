@@ -1,11 +1,12 @@
 """The coordinatewise LSTM: twin of `l2o.architectures.lstm`, where the equations are."""
 
+import copy
 import math
 
 import torch
 from torch import Tensor
 
-from l2o.torch._rule import AbstractCoordinatewise
+from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
 
 
 def _tanh_(x: Tensor) -> Tensor:
@@ -21,8 +22,8 @@ def _preprocess(gradients: Tensor, p: float, out: Tensor) -> None:
     out[1] = torch.where(large, gradients.sign(), math.exp(p) * gradients)
 
 
-class LSTM(AbstractCoordinatewise):
-    """Coordinatewise LSTM optimizer. Rows of the state: hidden units of all layers, then cells of all layers."""
+class _AbstractLSTM(AbstractFlat):
+    """Rows of the state: hidden units of all layers, then cells of all layers."""
 
     def __init__(self, cells, readout, bias, *, num_units: int, preprocessing: float | None, output_scale: float):
         self.cells = cells  # (weight [4 units, inputs + units], bias [4 units, 1]) of each layer
@@ -36,14 +37,13 @@ class LSTM(AbstractCoordinatewise):
         self.state_shapes = {f"[{layer}][{part}]": (num_units,) for part in (0, 1) for layer in layers}
 
     def to(self, device):
-        return LSTM(
-            [(weight.to(device), bias.to(device)) for weight, bias in self.cells],
-            self.readout.to(device),
-            self.bias.to(device),
-            num_units=self.num_units,
-            preprocessing=self.preprocessing,
-            output_scale=self.output_scale,
-        )
+        moved = copy.copy(self)
+        moved.cells = [(weight.to(device), bias.to(device)) for weight, bias in self.cells]
+        moved.readout, moved.bias = self.readout.to(device), self.bias.to(device)
+        return moved
+
+    def average_(self, hidden: Tensor) -> None:
+        """What a layer hands on of its new activations, [units, num], in place: in this class, all as it is."""
 
     def update_(self, gradients, state, params):
         units, layers = self.num_units, len(self.cells)
@@ -63,20 +63,37 @@ class LSTM(AbstractCoordinatewise):
             c = memory[rows]
             c.mul_(f).addcmul_(i, _tanh_(z))
             torch.mul(o, _tanh_(z.copy_(c)), out=hidden[rows])
+            self.average_(hidden[rows])
             # What the next layer is fed, this layer's new output and its own old one, are adjacent rows.
             x = hidden[layer * units : (layer + 2) * units]
         return (self.readout @ x[:units]).add_(self.bias).mul_(self.output_scale)
 
 
+class LSTM(_AbstractLSTM, AbstractCoordinatewise):
+    """Coordinatewise LSTM optimizer."""
+
+
+class GlobalLSTM(_AbstractLSTM):
+    """LSTM optimizer whose first `num_global` units in each layer are averaged over all coordinates stepped together."""
+
+    def __init__(self, cells, readout, bias, *, num_global: int, **arguments):
+        super().__init__(cells, readout, bias, **arguments)
+        self.num_global = num_global
+
+    def average_(self, hidden):
+        hidden[: self.num_global] = hidden[: self.num_global].mean(dim=1, keepdim=True)
+
+
 def build(
     arrays: dict[str, Tensor],
     *,
+    num_global: int = 0,
     num_layers: int = 2,
     num_units: int = 20,
     preprocessing: float | None = 10.0,
     output_scale: float = 0.1,
-) -> LSTM:
-    """The rule from a weights file's arrays; arguments as of `l2o.architectures.lstm.LSTM`.
+) -> LSTM | GlobalLSTM:
+    """The rule from a weights file's arrays; arguments as of `l2o.architectures.lstm.build`.
 
     **Raises:** `ValueError` if an array is missing or of another shape.
     """
@@ -89,11 +106,8 @@ def build(
         found = tuple(arrays[path].shape) if path in arrays else "nothing"
         if found != shape:
             raise ValueError(f"These weights do not fit their arguments (leaf {path}: {found} vs {shape}).")
-    return LSTM(
-        [(arrays[f".cells[{i}].weight"], arrays[f".cells[{i}].bias"][:, None]) for i in range(num_layers)],
-        arrays[".readout"],
-        arrays[".bias"],
-        num_units=num_units,
-        preprocessing=preprocessing,
-        output_scale=output_scale,
-    )
+    cells = [(arrays[f".cells[{i}].weight"], arrays[f".cells[{i}].bias"][:, None]) for i in range(num_layers)]
+    options = {"num_units": num_units, "preprocessing": preprocessing, "output_scale": output_scale}
+    if num_global:
+        return GlobalLSTM(cells, arrays[".readout"], arrays[".bias"], num_global=num_global, **options)
+    return LSTM(cells, arrays[".readout"], arrays[".bias"], **options)
