@@ -1,7 +1,7 @@
 """What the shipped optimizers amount to: python experiments/behaviour.py
 
-The paper's pictures of behaviour (Andrychowicz et al. 2016, appendix): updates proposed as a function of the gradient and of
-history, along a coordinate's trajectory, beside SGD's and Adam's. And what its reviewers asked for, the strategy that was learned:
+The paper's pictures of behaviour (Andrychowicz et al. 2016, appendix): updates as a function of the gradient and of
+history, along a coordinate's trajectory, beside SGD's and Adam's. And what its reviewers asked for, the strategy learned:
 surrogates of a few constants, judged by their fit on held-out tasks and by the loss that they reach when they are run themselves.
 
 Runs `l2o.explain` on the family that each weights file was meta-trained on (seed 0; quadratics: 64 runs to fit, 256 held out;
@@ -30,7 +30,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/behaviour"))
-    parser.add_argument("--only", choices=NAMES)
+    parser.add_argument("--only", choices=NAMES, help="this one anew; the other's results stay")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     l2o.use_all_cores()
@@ -61,9 +61,14 @@ def main():
             for figure in figures:
                 if figure.suffix == ".png":
                     shutil.copyfile(figure, RESULTS / figure.name.replace("behaviour-", f"behaviour-{name}-"))
-    if arguments.quick or arguments.only:
+    if arguments.quick:
         return
-    with open(RESULTS / "behaviour.csv", "w", newline="") as file:
+    path, done = RESULTS / "behaviour.csv", {row["rule"] for row in table}
+    if path.is_file():  # with --only, the others' rows stay
+        with open(path, newline="") as file:
+            table = [row for row in csv.DictReader(file) if row["rule"] not in done] + table
+    table.sort(key=lambda row: NAMES.index(row["rule"]))  # stable: within a rule the order stays
+    with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
         writer.writerows(table)

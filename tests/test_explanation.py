@@ -3,7 +3,6 @@
 import functools
 import json
 
-import equinox as eqx
 import fakes
 import jax
 import jax.numpy as jnp
@@ -142,13 +141,16 @@ def test_what_cannot_be_explained_is_said():
         l2o.explain(optax.sgd(0.1), fakes.bowls, **{**short, "num_tasks": 1})
 
 
+TASK = fakes.regression()  # several arrays of params, minibatches
+
+
 @pytest.fixture(scope="module")
 def whole():
     """Of a rule that is not coordinatewise, nor learned: momentum of gradients clipped by their norm, as optax has it."""
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.05, momentum=0.8))
     options = {"num_tasks": 6, "num_fitted": 6, "key": jax.random.key(0)}
     stages = []
-    found = l2o.explain(rule, quadratic.family(dim=4), horizon=20, on_stage=stages.append, **options)
+    found = l2o.explain(rule, lambda key: TASK, horizon=20, on_stage=stages.append, **options)
     assert stages[0] == "running the rule"
     return rule, found
 
@@ -164,15 +166,15 @@ def test_an_explanation_is_whole(whole):
     assert found.best_constant in found.fitted
     assert found.steps() == (1, 2, 10, 20)
     assert found.against["sgd"] == 0.0
+    assert (found.num_params, found.num_coordinates, found.window) == (12, 12, 2)
+    assert {t.coordinate.split("]")[0] for t in found.trajectories} <= {"θ['hidden'", "θ['out'"}
 
 
 def test_losses_are_those_of_loss_curves(whole):
     rule, found = whole
     test_key = jax.random.split(jax.random.key(0), 4)[1]
     options = {"horizon": 20, "num_tasks": 6, "key": test_key}
-    np.testing.assert_allclose(
-        l2o.loss_curves(rule, quadratic.family(dim=4), **options), found.losses["rule"], rtol=1e-4
-    )
+    np.testing.assert_allclose(l2o.loss_curves(rule, lambda key: TASK, **options), found.losses["rule"], rtol=1e-4)
 
 
 def test_sweeps_pass_through_what_the_run_did(whole):
@@ -182,7 +184,7 @@ def test_sweeps_pass_through_what_the_run_did(whole):
         for updates in one.updates.values():
             assert updates.shape == one.gradients.shape
         between = np.interp(one.gradient, one.gradients, one.updates["rule"])
-        assert between == pytest.approx(one.update, abs=0.05 * np.ptp(one.updates["rule"]) + 1e-6)
+        assert between == pytest.approx(one.update, abs=float(0.05 * np.ptp(one.updates["rule"]) + 1e-6))
         assert one.gradients[len(one.gradients) // 2] == 0
     for trajectory in found.trajectories:
         moved = trajectory.params["rule"][0] + np.cumsum(trajectory.updates["rule"])[:-1]
@@ -201,19 +203,50 @@ def test_a_coordinatewise_rule_is_swept_by_two_routes():
 
 def test_it_is_written_as_text_json_and_figures(whole, tmp_path):
     _, found = whole
-    text = report.explained(found, name="clipped", family="quadratic (dim=4)")
-    assert "what clipped amounts to on quadratic (dim=4)" in text
+    text = report.explained(found, name="clipped", family="regression")
+    assert "what clipped amounts to on regression" in text
     assert f"{100 * found.fitted['SGD'].r2:.0f} % of clipped's updates" in text.replace("\n", " ")
     for form in surrogates.FORMS:
         assert form.equation in text
     assert max(map(len, text.splitlines())) <= 110
     numbers = json.loads(json.dumps(report.explanation_as_dict(found, name="clipped", family="q"), allow_nan=False))
     assert numbers["optimizers"]["momentum"]["r2"] == pytest.approx(found.fitted["momentum"].r2)
-    assert numbers["optimizers"]["rule"]["final_loss"] == pytest.approx(float(found.losses["rule"][:, -1].mean()))
+    assert numbers["optimizers"]["rule"]["final_loss"] == pytest.approx(float(found.losses["rule"][:, -2:].mean()))
     assert report.explanation_table(found, name="clipped").row_count == len(surrogates.FORMS) + 3
     files = report.behaviour_figures(found, tmp_path, name="clipped")
     assert len(files) == 6
     assert all(path.stat().st_size > 5000 for path in files)
+
+
+def test_the_family_is_the_one_of_the_header(tmp_path, monkeypatch, capsys):
+    from l2o.cli import _common, _explain
+
+    bare, named = tmp_path / "bare.safetensors", tmp_path / "named.safetensors"
+    l2o.pretrained.save(bare, fakes.tiny_lstm())
+    with pytest.raises(
+        ValueError, match=r"bare\.safetensors does not say what it was meta-trained on. Name a task family: --t"
+    ):
+        _explain.family_of(str(bare), None, None)
+    _, title, horizon = _explain.family_of(str(bare), "quadratic", ["dim=3"])
+    assert (title, horizon) == ("quadratic (dim=3)", 100)
+    recipe = {"task": "mlp", "task_arguments": {"data": "mnist", "hidden": [5]}, "horizon": 30}
+    l2o.pretrained.save(named, fakes.tiny_lstm(), recipe=recipe)
+    find = _common.find_family
+
+    def without_mnist(task, settings):
+        if settings["data"] == "mnist":
+            raise FileNotFoundError("mnist is nowhere")
+        return find(task, settings)
+
+    monkeypatch.setattr(_common, "find_family", without_mnist)
+    family, title, horizon = _explain.family_of(str(named), None, None)
+    assert (title, horizon) == ("mlp (data=mnist_sample, hidden=(5,))", 30)
+    assert family.task.sizes == (784, 5, 10)
+    assert "'mnist_sample', which comes with the package, stands in. (mnist is nowhere)" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    with pytest.raises(FileNotFoundError, match="mnist is nowhere"):  # asked for: nothing stands in
+        _explain.family_of(str(named), None, ["data=mnist"])
 
 
 def test_the_verdict_follows_the_losses(whole):
@@ -230,14 +263,3 @@ def test_the_verdict_follows_the_losses(whole):
     assert "not told apart from the rule" in told(1.0, 2.0)
     assert "lower than the rule" in told(0.8, 2.0)
     assert "diverges on 6 of them" in told(np.nan, 2.0)
-
-
-def test_any_architecture_is_accepted():
-    """Not coordinatewise, with params of several arrays and a minibatch loss."""
-    rule = fakes.Normalised(jnp.array(0.05))
-    task = fakes.regression()
-    found = l2o.explain(rule, lambda key: task, horizon=10, num_tasks=2, num_fitted=2, key=jax.random.key(0))
-    assert found.window == 1
-    assert found.num_coordinates == 12
-    assert {t.coordinate[0] for t in found.trajectories} == {"θ"}
-    assert eqx.filter(found.fitted["SGD"].rule, eqx.is_array)
