@@ -77,23 +77,24 @@ class Explanation(NamedTuple):
         """The best surrogate of those whose step sizes do not depend on the step."""
         return _best({name: found for name, found in self.fitted.items() if not found.form.timed})
 
-    def final(self, name: str) -> Estimate:
-        """Mean final loss on the held-out tasks, and its 95 % interval."""
-        losses = self._finals(name)
+    def final(self, name: str, step: int | None = None) -> Estimate:
+        """Mean loss on the held-out tasks after `step` steps (default: all), over the last `window`, and its 95 % interval."""
+        losses = self._losses_at(name, step)
         with np.errstate(all="ignore"):
             return Estimate(float(losses.mean()), *bootstrap_interval(losses))
 
-    def ratio(self, name: str, to: str) -> Estimate:
-        """Ratio of mean final losses, paired over tasks, and its 95 % interval."""
-        return Estimate(*ratio_interval(self._finals(name), self._finals(to)))
+    def ratio(self, name: str, to: str, step: int | None = None) -> Estimate:
+        """Ratio of such mean losses, paired over tasks, and its 95 % interval."""
+        return Estimate(*ratio_interval(self._losses_at(name, step), self._losses_at(to, step)))
 
     def num_lost(self, name: str) -> int:
         """Held-out runs that ended in inf or NaN."""
-        return int((~np.isfinite(self._finals(name))).sum())
+        return int((~np.isfinite(self._losses_at(name, None))).sum())
 
-    def _finals(self, name):
+    def _losses_at(self, name, step):
+        last = self.horizon if step is None else step
         with np.errstate(all="ignore"):
-            return self.losses[name][:, -self.window :].mean(axis=1)
+            return self.losses[name][:, max(0, last + 1 - self.window) : last + 1].mean(axis=1)
 
     def steps(self) -> tuple[int, ...]:
         """The steps at which things are told: the first, a tenth, half and all of the horizon (1, 10, 50, 100 of 100)."""

@@ -43,7 +43,7 @@ def response_figure(explanation: Explanation, path: str | Path, *, name: str, al
         for who, updates in response.updates.items():
             _line(axis, response.gradients, updates, _style(who), _label(explanation, who, name))
         axis.plot(
-            response.gradient, response.update, "o", color=_LEARNED.colour, markersize=5, zorder=5, label="met there"
+            response.gradient, response.update, "o", color=_LEARNED.colour, markersize=5, zorder=6, label="met there"
         )
         # SGD's line may be steep: it leaves the frame rather than flatten the others.
         limit = 1.15 * max(np.abs(u).max() for who, u in response.updates.items() if who != "sgd") or 1.0
@@ -51,6 +51,7 @@ def response_figure(explanation: Explanation, path: str | Path, *, name: str, al
         axis.set_title(f"{response.coordinate}, step {response.step}", fontsize=9)
         axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
         axis.axvline(0, color="0.7", linewidth=0.6, zorder=0)
+        axis.locator_params(axis="x", nbins=4)
         _plain(axis)
     fig.supxlabel("present gradient of the coordinate (loss per unit of θ)", fontsize=9)
     fig.supylabel("proposed update (unit of θ)", fontsize=9)
@@ -69,9 +70,8 @@ def trajectory_figure(explanation: Explanation, path: str | Path, *, name: str, 
                 _line(axis, steps, line, _style(who), _label(explanation, who, name))
             _plain(axis)
         column[0].set_title(trajectory.coordinate, fontsize=9)
-        # A baseline's first steps may dwarf all others.
-        limit = 1.2 * np.abs(trajectory.updates[RULE]).max()
-        limit = max(limit, 1.2 * np.quantile(np.abs(np.concatenate([*trajectory.updates.values()])), 0.98))
+        # SGD's noise and Adam's first steps leave the frame rather than flatten the others.
+        limit = 1.3 * np.abs(trajectory.updates[RULE]).max() or 1.0
         column[1].set(ylim=(-limit, limit), xlabel="step")
         column[1].axhline(0, color="0.7", linewidth=0.6, zorder=0)
     axes[0, 0].set_ylabel("θ before the step")
@@ -147,7 +147,7 @@ def _label(explanation, who, name):
 
 
 def _line(axis, x, y, style, label):
-    width, order = (2.2, 3) if style.learned else (1.4, 4)
+    width, order = (2.2, 5) if style.learned else (1.3, 4)
     axis.plot(x, y, color=style.colour, linestyle=_DASHES[style.dash], linewidth=width, zorder=order, label=label)
 
 

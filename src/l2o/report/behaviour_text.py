@@ -124,7 +124,9 @@ def _as_optimizers(explanation, name):
             continue
         ratio = explanation.ratio(surrogate, RULE)
         loss = f"{estimate(*explanation.final(surrogate))}, {estimate(*ratio)} of the rule's"
-        yield f"{text} ends at {loss}: {_verdict(explanation, surrogate, ratio)}."
+        half = max(1, explanation.horizon // 2)
+        halfway = f"{estimate(*explanation.ratio(surrogate, RULE, half))} of it"
+        yield f"{text} ends at {loss}: {_verdict(explanation, surrogate, ratio)}. At step {half} it is at {halfway}."
 
 
 def _verdict(explanation, surrogate, ratio: Estimate):
