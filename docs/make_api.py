@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 import l2o
-from l2o import _plugins, comparison, costs, pretrained, recording, report, states, statistics, summary
+from l2o import _plugins, comparison, costs, pretrained, recording, report, states, statistics, summary, surrogates
 from l2o.imitation import Imitation
 from l2o.tasks import lasso
 
@@ -54,6 +54,13 @@ def page() -> str:
         costs.against_tuned,
         report.table,
         report.figure,
+        report.explained,
+        report.explanation_table,
+        report.explanation_as_dict,
+        report.behaviour_figures,
+        surrogates.fit,
+        surrogates.samples,
+        surrogates.Surrogate,
         Imitation,
     ):
         name = f"{found.__module__}.{found.__name__}"

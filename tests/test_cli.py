@@ -29,7 +29,7 @@ def test_help_is_immediate_and_imports_no_jax():
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "compare", "report", "quickstart", "tasks", "suites", "optimizers", "pretrained"]
+    "command", ["train", "compare", "explain", "report", "quickstart", "tasks", "suites", "optimizers", "pretrained"]
 )
 def test_every_option_has_help(command):
     import typer.main
@@ -97,6 +97,18 @@ def test_compare_own_weights(trained):
     assert {row["optimizer"] for row in rows} == {"run/weights.safetensors", "adam", "sgd"}
 
 
+def test_explain_own_weights(trained):
+    folder, _ = trained
+    options = ["--num-tasks", "2", "--num-fitted", "2", "-o", "why", "--cores", "1"]
+    done = run("explain", "run/weights.safetensors", *options, cwd=folder)  # family and horizon: the header's
+    assert "What weights amounts to" in done.stdout
+    written = {path.name for path in (folder / "why").iterdir()}
+    figures = {f"behaviour-{what}.{ending}" for what in ("updates", "trajectories", "fit") for ending in ("png", "svg")}
+    assert written == {"config.json", "explanation.txt", "explanation.json"} | figures
+    numbers = json.loads((folder / "why" / "explanation.json").read_text())
+    assert (numbers["family"], numbers["horizon"]) == ("my_module:family", 20)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,6 +129,7 @@ def test_compare_own_weights(trained):
         (["compare", "quadratic", "someone/nosuch"], "no file or folder 'someone/nosuch' here"),
         (["pretrained", "run/nosuch.safetensors"], "No weights file at run/nosuch.safetensors"),
         (["compare", "mlp", "lbfgs"], "lbfgs needs a deterministic loss for its line search"),
+        (["explain", "nosuch"], "No pretrained optimizer named 'nosuch'"),
         (["pretrained", "nosuch"], "No pretrained optimizer named 'nosuch'"),
     ],
 )

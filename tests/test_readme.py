@@ -42,6 +42,11 @@ def test_example(path, code):
     if path.endswith("own_function.py"):
         learned, adam = (float(re.search(r": (\S+)", line)[1]) for line in done.stdout.splitlines())
         assert learned < adam  # the README's promise, on this problem
+    elif path.endswith("explain_adam.py"):
+        r2, rate, b1 = (float(re.search(rf"{word} ([\d.]+)", done.stdout)[1]) for word in ("R²", "rate", "b1"))
+        assert r2 > 0.99
+        assert abs(rate / 0.1 - 1) < 0.03
+        assert abs(b1 / 0.8 - 1) < 0.03
     elif path.endswith("meta_train_torch.py"):
         before, after = (float(re.search(rf"{word}: (\S+)", done.stdout)[1]) for word in ("before", "after"))
         assert after < 0.7 * before

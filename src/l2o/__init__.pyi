@@ -19,6 +19,7 @@ from ._panel import Panel
 from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
 from .estimators import AbstractGradientEstimator, Estimate
 from .evaluation import Curves, evaluate, loss_curves
+from .explanation import Explanation, explain
 from .guarded import Guarded
 from .meta_training import MetaTrained, Validation, default_outer_optimizer, meta_train
 from .partitioned import Partitioned
@@ -38,6 +39,7 @@ __all__ = [
     "Blocks",
     "Curves",
     "Estimate",
+    "Explanation",
     "FunctionTask",
     "Guarded",
     "InnerState",
@@ -60,6 +62,7 @@ __all__ = [
     "data",
     "default_outer_optimizer",
     "evaluate",
+    "explain",
     "load",
     "loss_curves",
     "meta_train",

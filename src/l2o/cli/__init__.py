@@ -1,4 +1,4 @@
-"""The command line: `l2o train | compare | report | tasks | suites | optimizers | pretrained | quickstart`.
+"""The command line: `l2o train | compare | explain | report | tasks | suites | optimizers | pretrained | quickstart`.
 
 This module imports neither JAX nor anything that does, so that `l2o --help` answers at once; the commands do when they run.
 """
@@ -124,6 +124,39 @@ def compare(
 
     arguments = {k: v for k, v in locals().items() if k != "_compare"}
     _reporting_errors(_compare.run, **arguments)
+
+
+@app.command()
+def explain(
+    weights: Annotated[str, typer.Argument(help="A shipped optimizer, a weights file, or a folder with one.")],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Task family (see `l2o tasks`), or my_module:family. Default: what the weights were trained on."
+        ),
+    ] = None,
+    set_: Set = None,
+    horizon: Annotated[int | None, typer.Option(help="Steps of a run. Default: the one of meta-training.")] = None,
+    num_tasks: Annotated[
+        int | None, typer.Option(help="Held-out runs. Default: 256, or 10 of tasks with more than 1,000 parameters.")
+    ] = None,
+    num_fitted: Annotated[
+        int | None, typer.Option(help="Runs that surrogates are fitted to. Default: 64, or 10.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where text, numbers and figures go.")] = Path(
+        "runs/explain"
+    ),
+    seed: Seed = 0,
+    cores: Cores = None,
+):
+    """Say what learned weights amount to: updates against gradients, and the rule of a few constants that explains them best.
+
+    Writes explanation.txt, explanation.json, and the figures behaviour-updates, -trajectories and -fit (SVG and PNG).
+    """
+    from l2o.cli import _explain
+
+    arguments = {k: v for k, v in locals().items() if k != "_explain"}
+    _reporting_errors(_explain.run, **arguments)
 
 
 @app.command()

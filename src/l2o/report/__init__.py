@@ -1,5 +1,7 @@
-"""Tables, figures and pages of comparisons."""
+"""Tables, figures and pages of comparisons, and of explanations."""
 
+from l2o.report.behaviour import behaviour_figures
+from l2o.report.behaviour_text import explained, explanation_as_dict, explanation_table
 from l2o.report.events import write_cell, write_events
 from l2o.report.figures import figure, image_figure, profile_figure
 from l2o.report.files import Written, write
@@ -9,6 +11,10 @@ from l2o.report.text import summarised
 
 __all__ = [
     "Written",
+    "behaviour_figures",
+    "explained",
+    "explanation_as_dict",
+    "explanation_table",
     "figure",
     "image_figure",
     "overall_table",
