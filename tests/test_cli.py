@@ -27,7 +27,7 @@ def test_help_is_immediate_and_imports_no_jax():
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "compare", "report", "quickstart", "tasks", "suites", "optimizers", "pretrained"]
+    "command", ["train", "compare", "report", "stylize", "quickstart", "tasks", "suites", "optimizers", "pretrained"]
 )
 def test_every_option_has_help(command):
     import typer.main

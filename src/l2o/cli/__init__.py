@@ -159,7 +159,7 @@ def stylize(
     optimizer: Annotated[
         str,
         typer.Option(help="A learned optimizer (shipped name or weights file) or a baseline (see `l2o optimizers`)."),
-    ] = "lstm-style",
+    ] = "adam",
     rate: Annotated[
         float | None,
         typer.Option(help="Learning rate of a baseline; black is 0 and white is 1. Default: 0.02, usual for adam."),

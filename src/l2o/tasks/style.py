@@ -178,7 +178,7 @@ def between(
 
     ```python
     task = between(photo, painting)
-    optimizer = l2o.load("lstm-style")
+    optimizer = l2o.load("lstm-mnist")
     key = jax.random.key(0)
     state, losses = l2o.unroll(task, optimizer, l2o.start(task, optimizer, key), key, length=128)
     painted = task.image(state.params)
