@@ -24,12 +24,13 @@ def test_help_is_immediate_and_imports_no_jax():
     assert "quickstart" in run("--help").stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.4
-    code = "import sys, l2o.cli; assert not {'jax', 'numpy'} & set(sys.modules)"
+    code = "import sys, l2o.cli; assert not {'jax', 'numpy', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "compare", "explain", "report", "quickstart", "tasks", "suites", "optimizers", "pretrained"]
+    "command",
+    ["train", "compare", "explain", "report", "stylize", "quickstart", "tasks", "suites", "optimizers", "pretrained"],
 )
 def test_every_option_has_help(command):
     import typer.main

@@ -203,7 +203,7 @@ def test_missing_files_say_where_and_what(tmp_path, monkeypatch):
         ({"features": "vgg19"}, "No features named 'vgg19'. Features: vgg16, random."),
         ({"style_layers": ("conv9_1",)}, "Layers of random are conv1_1, conv2_1, conv3_1; got conv9_1."),
         ({"start": "white"}, "No start named 'white'. Starts: content, noise."),
-        ({"size": 2}, "Images of 2 pixels are too small for layer conv3_1."),
+        ({"size": 2}, "Images of 2 pixels are too small for layer conv3_1, which needs 4 a side."),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,6 +15,8 @@ import l2o.data
 _VGG16 = (2, 2, 3, 3, 3)
 _RANDOM = (16, 32, 64)  # channels of the random net's stages, one convolution each
 
+_WINOGRAD_FROM = 64  # channels, in and out
+
 _MEAN_BGR = (103.939, 116.779, 123.68)
 
 
@@ -23,10 +26,13 @@ class Features(eqx.Module):
     Average pooling, as Gatys et al. prefer to the maximum that VGG was trained with: the gradient reaches every pixel.
     """
 
-    weights: list[list[tuple[Float[Array, "3 3 _ _"], Float[Array, " _"]]]]  # [stage][layer]: filters, biases
+    weights: list[
+        list[tuple[Float[Array, "n n _ _"], Float[Array, " _"]]]
+    ]  # [stage][layer]: filters (see `_conv`), biases
     scale: float = eqx.field(static=True)  # of the pixels
     mean: tuple[float, float, float] = eqx.field(static=True)  # of the pixels, after scaling; blue, green, red
 
+    @jax.named_scope("features")  # in profiles and in benchmarks/style_memory.py
     def __call__(
         self, pixels: Float[Array, "height width 3"], layers: Sequence[str]
     ) -> dict[str, Float[Array, "_ _ _"]]:
@@ -40,7 +46,9 @@ class Features(eqx.Module):
                 x = jax.nn.relu(_conv(x, w) + b[None, None, None])
                 if (name := f"conv{s}_{i}") in layers:
                     found[name] = x[0]
-        return found
+                if len(found) == len(set(layers)):
+                    return found
+        raise ValueError(f"This network has no layers {', '.join(sorted(set(layers) - set(found)))}.")
 
 
 def load(name: str, layers: Sequence[str]) -> Features:
@@ -48,15 +56,14 @@ def load(name: str, layers: Sequence[str]) -> Features:
 
     **Raises:** `ValueError` for other features or layers; `FileNotFoundError` saying where VGG-16's weights were looked for.
     """
-    if name not in DEFAULT_LAYERS:
-        raise ValueError(f"No features named {name!r}. Features: {', '.join(DEFAULT_LAYERS)}.")
+    default_layers(name)
     counts = _VGG16 if name == "vgg16" else [1] * len(_RANDOM)
     known = [f"conv{s}_{i}" for s, count in enumerate(counts, start=1) for i in range(1, count + 1)]
     unknown = [layer for layer in layers if layer not in known]
     if unknown or not layers:
         raise ValueError(f"Layers of {name} are {', '.join(known)}; got {', '.join(unknown) or 'none'}.")
     kept = known[: 1 + max(known.index(layer) for layer in layers)]
-    weights = _vgg16_weights(kept) if name == "vgg16" else _random_weights(kept)
+    weights: dict[str, tuple[Any, Array]] = _vgg16_weights(kept) if name == "vgg16" else _random_weights(kept)
     stages = [[weights[layer] for layer in kept if layer[4] == s] for s in dict.fromkeys(layer[4] for layer in kept)]
     if name == "vgg16":
         return Features(stages, 255.0, _MEAN_BGR)
@@ -71,15 +78,27 @@ DEFAULT_LAYERS = {
 }
 
 
+def default_layers(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The layers of the content and of the style.
+
+    **Raises:** `ValueError` naming the features there are.
+    """
+    if name not in DEFAULT_LAYERS:
+        raise ValueError(f"No features named {name!r}. Features: {', '.join(DEFAULT_LAYERS)}.")
+    return DEFAULT_LAYERS[name]
+
+
+def stride(layers: Sequence[str]) -> int:
+    """Pixels from one position of the deepest of `layers` to the next."""
+    return 2 ** max(int(layer[4]) - 1 for layer in layers)
+
+
 def _vgg16_weights(layers):
     arrays = l2o.data.load_vgg16()
-    return {
-        layer: (
-            jnp.asarray(arrays[f"{layer}.weight"].transpose(2, 3, 1, 0)),  # OIHW -> HWIO
-            jnp.asarray(arrays[f"{layer}.bias"]),
-        )
-        for layer in layers
-    }
+    filters = {layer: jnp.asarray(arrays[f"{layer}.weight"].transpose(2, 3, 1, 0)) for layer in layers}  # OIHW -> HWIO
+    # Few channels make small products, which the sums of Winograd's tiles would outweigh.
+    filters = {k: _winograd_filters(w) if min(w.shape[2:]) >= _WINOGRAD_FROM else w for k, w in filters.items()}
+    return {layer: (filters[layer], jnp.asarray(arrays[f"{layer}.bias"])) for layer in layers}
 
 
 def _random_weights(layers):
@@ -93,13 +112,61 @@ def _random_weights(layers):
 
 
 def _conv(x, w):
-    # As one matrix product over patches. One gradient of neural art at 64 x 64 on one busy core, inside a scan, where XLA's
-    # convolutions on CPUs are slow: 74 ms, with `conv_general_dilated` 207 ms (four tasks under `vmap`: 75 and 188 ms each).
+    if isinstance(w, list):
+        return _winograd(x, w)
+    # As one matrix product over patches, or in Winograd's tiles: XLA's own convolutions on CPUs are slow inside a scan. A
+    # gradient of neural art at 64 x 64 pixels on one busy core takes 207 ms with them, 71 ms with patches and 48 ms with
+    # tiles; of four tasks under `vmap` 188, 71 and 38 ms each.
     # Unlike in `_layers`, the weights are shared by all tasks, and there are channels enough to keep them last.
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
     return jnp.concatenate(patches, axis=-1) @ w.reshape(-1, w.shape[-1])
+
+
+# Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks", F(2 x 2, 3 x 3): outputs in tiles of 2 x 2, each of
+# 16 products where its definition has 36, and sums. In float32 it is as near to the exact convolution as the definition.
+_INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+_FILTER = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+_OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
+
+
+def _combine(matrix, parts) -> list[Any]:
+    """The matrix times a list of arrays."""
+    return [sum(c * part for c, part in zip(row, parts, strict=True) if c) for row in matrix]
+
+
+def _winograd_filters(w):
+    """[3, 3, in, out] -> 4 lists of 4 matrices [in, out]; once for a network."""
+    return [_combine(_FILTER, row) for row in _combine(_FILTER, w)]
+
+
+@jax.custom_vjp
+def _winograd(x, w):
+    batch, height, width, _ = x.shape
+    rows, columns = -(-height // 2), -(-width // 2)  # of tiles
+    x = jnp.pad(x, ((0, 0), (1, 1 + 2 * rows - height), (1, 1 + 2 * columns - width), (0, 0)))
+    bands = _combine(_INPUT, [x[:, i : i + 2 * rows : 2] for i in range(4)])
+    tiles = [_combine(_INPUT, [band[:, :, j : j + 2 * columns : 2] for j in range(4)]) for band in bands]
+    products = [[tiles[i][j] @ w[i][j] for j in range(4)] for i in range(4)]
+    halves = [_combine(_OUTPUT, row) for row in products]
+    outputs = [_combine(_OUTPUT, column) for column in zip(*halves, strict=True)]  # [column][row] of a tile
+    whole = jnp.stack([jnp.stack(row, axis=3) for row in zip(*outputs, strict=True)], axis=2)
+    return whole.reshape(batch, 2 * rows, 2 * columns, -1)[:, :height, :width]
+
+
+def _winograd_fwd(x, w):
+    return _winograd(x, w), w
+
+
+def _winograd_bwd(w, cotangent):
+    # A convolution again, with the filters turned by 180 degrees, which swaps the first and the last of the four. Left to
+    # itself, autodiff would spread every tile out in an array of the image's size. The network is constant: no gradient.
+    turned = (3, 1, 2, 0)
+    return _winograd(cotangent, [[w[i][j].T for j in turned] for i in turned]), None
+
+
+_winograd.defvjp(_winograd_fwd, _winograd_bwd)
 
 
 def _average_pool(x):

@@ -12,6 +12,9 @@ divide by the targets' norms: layers then count alike whatever the scale of a ne
 need no rescaling and one choice of $\alpha, \beta, \gamma$ serves for all networks.
 
 $\theta$ is in units of the range of a pixel: 0 is black and 1 is white. It may leave [0, 1]; `image` clips it.
+
+`family` draws contents from a set of pictures, all of one size, to meta-train and compare optimizers on; `between` is the task
+of any two pictures.
 """
 
 from collections.abc import Sequence
@@ -19,7 +22,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, ArrayLike, Float, UInt8
 
 import l2o.data
 from l2o._task import AbstractTask, TaskFamily
@@ -84,6 +87,7 @@ class _Family(eqx.Module):
     style_targets: dict[str, Float[Array, "_ _"]]  # by layer: [channels, channels]
     content_layers: tuple[str, ...] = eqx.field(static=True)
     size: int = eqx.field(static=True)
+    crop: int | None = eqx.field(static=True)
     weights: tuple[float, float, float] = eqx.field(static=True)
     start: str = eqx.field(static=True)
 
@@ -92,6 +96,9 @@ class _Family(eqx.Module):
             content = _synthetic(key, self.size)
         else:
             content = _unit(self.pictures[jax.random.randint(key, (), 0, len(self.pictures))])
+        if self.crop is not None:
+            corner = jax.random.randint(jax.random.fold_in(key, 1), (2,), 0, self.size - self.crop + 1)
+            content = jax.lax.dynamic_slice(content, (*corner, 0), (self.crop, self.crop, 3))
         # Computed with the task, not in its loss: a loop over steps does it once.
         targets = self.features(content, self.content_layers)
         return Style(self.features, content, targets, self.style_targets, self.weights, self.start)
@@ -103,6 +110,7 @@ def family(
     split: str = "train",
     style: str = "synthetic",
     size: int = 16,
+    crop: int | None = None,
     features: str = "random",
     content_layers: Sequence[str] | None = None,
     style_layers: Sequence[str] | None = None,
@@ -122,7 +130,10 @@ def family(
     **Arguments:**
 
     - `data`: "synthetic", discs of random colours, or the name of a file of pictures for `l2o.data.load_pictures`.
-    - `split`: which of its pictures are drawn: "train", "val" or "test". - `size`: of the images, [size, size, 3].
+    - `split`: which of its pictures are drawn: "train", "val" or "test".
+    - `size`: of the pictures, [size, size, 3].
+    - `crop`: paint windows of [crop, crop, 3], cut from the pictures at random: a cheaper problem of the same kind, to
+        meta-train on. The loss is multiplied by (crop / size)^2, so that a pixel's gradient is as large as in a whole picture.
     - `style`: "synthetic", stripes, or a painting for `l2o.data.load_style`: "starry_night", "scream", "composition_vii".
     - `features`: "vgg16", or "random": a small net of its kind with random weights, always the same. Style transfer works
         with random weights too (He, Wang & Hopcroft 2016).
@@ -135,19 +146,101 @@ def family(
     **Raises:** `ValueError` for a name that does not exist, pictures of another size, or images too small for the layers;
     `FileNotFoundError` saying where a file was looked for.
     """
-    if start not in STARTS:
-        raise ValueError(f"No start named {start!r}. Starts: {', '.join(STARTS)}.")
-    default_content, default_style = _vgg.DEFAULT_LAYERS.get(features, ((), ()))
-    content_layers = tuple(default_content if content_layers is None else content_layers)
-    style_layers = tuple(default_style if style_layers is None else style_layers)
-    net = _vgg.load(features, content_layers + style_layers)
-    if size < 2 ** (len(net.weights) - 1):
-        raise ValueError(f"Images of {size} pixels are too small for layer {max(content_layers + style_layers)}.")
+    _check_start(start)
+    net, content_layers, style_layers = _network(features, content_layers, style_layers)
+    if crop is not None and not 0 < crop <= size:
+        raise ValueError(f"`crop` must be from 1 to the size of the pictures, got crop={crop} and size={size}.")
+    _check_size((crop or size,), content_layers + style_layers)
     picture = None if style == "synthetic" else jnp.asarray(l2o.data.load_style(style, size))
     targets = _style_targets(net, picture, style_layers, size)
     pictures = None if data == "synthetic" else _pictures(data, split, size)
+    scale = 1.0 if crop is None else (crop / size) ** 2
+    weights = (scale * content_weight, scale * style_weight, scale * variation_weight)
+    return _Family(net, pictures, targets, content_layers, size, crop, weights, start)
+
+
+def between(
+    content: ArrayLike,
+    style: ArrayLike,
+    *,
+    features: str = "vgg16",
+    content_layers: Sequence[str] | None = None,
+    style_layers: Sequence[str] | None = None,
+    content_weight: float = 10.0,
+    style_weight: float = 10.0,
+    variation_weight: float = 10.0,
+    start: str = "content",
+) -> Style:
+    """The task of painting one picture in the style of another; they may be of any two sizes.
+
+    Pictures are RGB, [height, width, 3]: uint8 from 0 to 255, or floats from 0 to 1. The result has the content's size. A Gram
+    matrix has no positions, so the style's size only sets how large its strokes become; Gatys et al. take pictures of equal size.
+
+    ```python
+    task = between(photo, painting)
+    optimizer = l2o.load("lstm-mnist")
+    key = jax.random.key(0)
+    state, losses = l2o.unroll(task, optimizer, l2o.start(task, optimizer, key), key, length=128)
+    painted = task.image(state.params)
+    ```
+
+    **Arguments:** as `family`'s.
+
+    **Raises:** `ValueError` for arrays that are no pictures or are too small for the layers, and for a name that does not exist;
+    `FileNotFoundError` saying where VGG-16's weights were looked for.
+    """
+    _check_start(start)
+    photo, painting = _picture("content", content), _picture("style", style)
+    net, content_layers, style_layers = _network(features, content_layers, style_layers)
+    for picture in (photo, painting):
+        _check_size(picture.shape[:2], content_layers + style_layers)
+    content_targets, style_targets = _targets(net, photo, painting, content_layers, style_layers)
     weights = (content_weight, style_weight, variation_weight)
-    return _Family(net, pictures, targets, content_layers, size, weights, start)
+    return Style(net, photo, content_targets, style_targets, weights, start)
+
+
+def least_size(features: str = "vgg16") -> int:
+    """The side in pixels of one position of the deepest default layer: an image's least size.
+
+    Sides that are multiples of it leave no pixels over at the edges when features are pooled.
+
+    **Raises:** `ValueError` for features that do not exist.
+    """
+    return _vgg.stride(sum(_vgg.default_layers(features), ()))
+
+
+def _check_start(start):
+    if start not in STARTS:
+        raise ValueError(f"No start named {start!r}. Starts: {', '.join(STARTS)}.")
+
+
+def _network(features, content_layers, style_layers):
+    defaults = _vgg.default_layers(features)
+    content_layers = tuple(defaults[0] if content_layers is None else content_layers)
+    style_layers = tuple(defaults[1] if style_layers is None else style_layers)
+    return _vgg.load(features, content_layers + style_layers), content_layers, style_layers
+
+
+def _check_size(sides, layers):
+    if min(sides) < _vgg.stride(layers):
+        size = " x ".join(map(str, sides))
+        raise ValueError(
+            f"Images of {size} pixels are too small for layer {max(layers)}, which needs {_vgg.stride(layers)} a side."
+        )
+
+
+def _picture(name, x):
+    x = jnp.asarray(x)
+    if x.ndim != 3 or x.shape[-1] != 3 or not (x.dtype == jnp.uint8 or jnp.issubdtype(x.dtype, jnp.floating)):
+        raise ValueError(
+            f"`{name}` must be an RGB picture, [height, width, 3], uint8 or floats in [0, 1]; got {x.dtype} {list(x.shape)}."
+        )
+    return _unit(x) if x.dtype == jnp.uint8 else x.astype(jnp.result_type(float))
+
+
+@eqx.filter_jit
+def _targets(net, content, style, content_layers, style_layers) -> tuple[dict[str, Array], dict[str, Array]]:
+    return net(content, content_layers), {layer: _gram(x) for layer, x in net(style, style_layers).items()}
 
 
 @eqx.filter_jit  # one program: operation by operation it takes seconds to compile
