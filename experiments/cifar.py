@@ -295,7 +295,7 @@ def measure(folder, name, arguments, key):
         resume=results.exists(),
         on_done=lambda panel, optimizer, record: print(panel, optimizer, f"{record.seconds:.0f} s", flush=True),
     )
-    _publish.publish(results, f"cifar-{arguments.net}", quick=arguments.quick)
+    _publish.publish(results, f"{name}-{arguments.net}", quick=arguments.quick)
 
 
 if __name__ == "__main__":
