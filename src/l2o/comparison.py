@@ -399,7 +399,9 @@ class _Store:
 
     def comparison(self) -> Comparison:
         panels = {
-            name: Panel(make=_gone, **{k: tuple(v) if isinstance(v, list) else v for k, v in panel.items()})
+            name: Panel(
+                make=_gone, **dict(panel, data=tuple(panel["data"]), metrics_splits=tuple(panel["metrics_splits"]))
+            )
             for name, panel in self.content["panels"].items()
         }
         optimizers = self.content["optimizers"]
