@@ -398,12 +398,7 @@ class _Store:
             self.content[kind] = {**before[kind], **self.content[kind]}
 
     def comparison(self) -> Comparison:
-        panels = {
-            name: Panel(
-                make=_gone, **dict(panel, data=tuple(panel["data"]), metrics_splits=tuple(panel["metrics_splits"]))
-            )
-            for name, panel in self.content["panels"].items()
-        }
+        panels = {name: Panel(make=_gone, **_with_tuples(panel)) for name, panel in self.content["panels"].items()}
         optimizers = self.content["optimizers"]
         records = {p: {n: r for n in optimizers if (r := self.read(p, n)) is not None} for p in panels}
         meta = {n: MetaTraining(**o["meta_training"]) for n, o in optimizers.items() if o["meta_training"]}
@@ -467,6 +462,10 @@ class _Store:
 
 def _described(panel: Panel) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in panel._asdict().items() if k != "make"}
+
+
+def _with_tuples(panel: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in panel.items()}
 
 
 def _fingerprint(contender: _Contender) -> str:
