@@ -47,8 +47,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     Every tensor of a group is stepped in one batch, its coordinates concatenated. The rule computes in the dtype of its
     weights (single precision for those that ship), whatever that of the parameters: bfloat16 parameters are updated in
-    single precision and rounded once. Parameters without a gradient are left alone, their state too. The first step warns
-    (`UserWarning`) if the gradient is far larger or smaller than those that the rule was meta-trained on.
+    single precision and rounded once. Parameters without a gradient are left alone, their state too.
 
     Rules with global averaging cells average over all coordinates that are stepped together: those of one *group* that have a
     gradient (and are on one device). Groups do not see each other, as they may have rules and rates of their own: in JAX
@@ -68,7 +67,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         `LearnedOptimizer([{"params": convs, "part": "conv"}, {"params": rest, "part": "dense"}], path)`.
 
     **Raises:** `ValueError` for negative rates, unknown or broken weights; `RuntimeError` from `step` for sparse or complex
-    gradients.
+    gradients. The first step warns (`UserWarning`) if the gradient is far larger or smaller than at the rule's training.
     """
 
     def __init__(
@@ -85,7 +84,6 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _reset(self):
         # Only conveniences: the rules are made from the groups' weights, the packed states hold what `self.state` shows.
         self._rules: dict[tuple[int, torch.device], tuple[Any, AbstractFlat]] = {}
-        self._scales: dict[int, Any] = {}
         self._packed: dict[tuple[int, torch.device], tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def __setstate__(self, state):
@@ -166,9 +164,11 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return packed
 
     def _warn_of_scale(self, batch, gradients) -> None:
-        weights, scale = batch.group["weights"], self._scales[batch.key[0]]
+        weights = batch.group["weights"]
+        in_memory = isinstance(weights, dict)
+        scale = (weights if in_memory else load_weights(weights)).get("scale")
         if scale is not None:
-            name = weights if isinstance(weights, str) else f"This {weights['architecture']} optimizer"
+            name = f"This {weights['architecture']} optimizer" if in_memory else weights
             rms = float(torch.linalg.vector_norm(gradients)) / math.sqrt(max(1, len(gradients)))
             _weights.warn_of_scale(name, scale, rms, stacklevel=7)  # of who calls `step`
 
@@ -181,11 +181,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
         weights, part = self.param_groups[index]["weights"], self.param_groups[index].get("part")
         known, rule = self._rules.get((index, device), (None, None))
         if rule is None or known is not weights:
-            loaded = weights if isinstance(weights, dict) else load_weights(weights)
-            arrays = {path: _as_tensor(array) for path, array in loaded["arrays"].items()}
-            rule = _rule.build({**loaded, "arrays": arrays}, part).to(device)
+            if isinstance(weights, dict):
+                arrays = {path: _as_tensor(array) for path, array in weights["arrays"].items()}
+                rule = _rule.build({**weights, "arrays": arrays}, part).to(device)
+            else:
+                rule = _rule.build(load_weights(weights), part).to(device)
             self._rules[index, device] = weights, rule
-            self._scales[index] = loaded.get("scale")
         return rule
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
