@@ -41,7 +41,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HORIZON, TRUNCATION = 128, 32
-SCHEDULE = 400  # meta-steps over which the outer rate decays; the shipped weights were stopped at 150
+SCHEDULE = 400  # meta-steps over which the outer rate decays; LOG.md: the run told of there was stopped at 150
 RATES = (3e-3, 1.0)  # below and above the best of every baseline
 MARKS = (0, 16, 32, 64, 128)  # steps after which pictures are shown
 PICTURES = {"data": "content_64", "style": "starry_night", "size": 64, "features": "vgg16"}
