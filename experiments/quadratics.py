@@ -12,7 +12,7 @@ see products with its Hessian: a line to look at rather than a contender.
 
 The paper's baselines are tuned on other tasks for 10, 20, 50 and 100 steps: "the best at step 10" is one tuned for step 10
 (the one at 200 is tuned for 100). Ratios with 95 % intervals over the same tasks are printed, and published as
-quadratics-ratios.csv. Seed 1 of everything. Meta-training that was stopped goes on from --folder (default runs/quadratics).
+quadratics-steps.csv. Seed 1 of everything. Meta-training that was stopped goes on from --folder (default runs/quadratics).
 """
 
 import argparse
@@ -255,7 +255,7 @@ def measure(weights, folder, *, num_tasks, seed, quick):
     print(text.getvalue(), flush=True)
     if not quick:
         RESULTS.mkdir(exist_ok=True)
-        write_whole(RESULTS / "quadratics-ratios.csv", text.getvalue().encode())
+        write_whole(RESULTS / "quadratics-steps.csv", text.getvalue().encode())
     publish(folder, "quadratics", quick=quick)
 
 
