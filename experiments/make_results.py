@@ -69,49 +69,42 @@ SECTIONS = [
         "quadratics",
         "python experiments/quadratics.py",
         """‖Wθ − y‖² in ten dimensions, W and y from N(0, 1): 1,024 fresh tasks. The three architectures of the paper:
-  `lstm-quadratic`, shipped;
-an LSTM with global averaging cells; NTM-BFGS, whose memory starts at the identity and is read with the gradient, steps and
-gradient
-differences among its inputs. L-BFGS (which also sees losses, in a line search) and conjugate gradients (which see products
-with the
-Hessian) are lines to look at.
+`lstm-quadratic`, shipped; an LSTM with global averaging cells; NTM-BFGS, whose memory starts at the identity and is read
+with the gradient, steps and gradient differences among its inputs. L-BFGS (which also sees losses, in a line search) and
+conjugate gradients (which see products with the Hessian) are lines to look at.
 
 The reviewers doubted that a memory can learn anything like L-BFGS. From gradients alone it is ahead of L-BFGS for twenty
-steps, and then
-is not: [quadratics-steps.csv](../experiments/results/quadratics-steps.csv) has the losses at steps 10, 20, 50, 100 and 200,
-with the
-baselines tuned for each. At step 100 its median is 9e-12, but one task in seven is left unsolved and one in 1,024 diverges,
-which is
-its mean. The limits on its steps were chosen by hand.""",
+steps, and then is not: [quadratics-steps.csv](../experiments/results/quadratics-steps.csv) has the losses at steps 10,
+20, 50, 100 and 200, with the baselines tuned for each. At step 100 its median is 9e-12, but one task in seven is left
+unsolved and one in 1,024 diverges, which is its mean. The limits on its steps were chosen by hand.""",
         ("quadratics-quadratic.png",),
     ),
     Section(
         "MNIST",
         "mnist",
         "python experiments/mnist.py --stage panels",
-        """`lstm-mnist`, meta-trained on the base net alone, for 200 steps (the paper's for 100), on the others unchanged.
-  Means of ten steps.""",
+        """`lstm-mnist`, meta-trained on the base net alone, for 200 steps (the paper's for 100), on the others
+unchanged. Means of ten steps.""",
         ("mnist-mnist.png", "mnist-mnist-relu.png"),
     ),
     Section(
         "MNIST: layers and units",
         "mnist-grid",
         "python experiments/mnist.py --stage grid",
-        """The same optimizer on nets of 1 to 3 hidden layers of 5 to 80 units, from both starts, baselines tuned for each
-  net.""",
+        """The same optimizer on nets of 1 to 3 hidden layers of 5 to 80 units, from both starts, baselines
+tuned for each net.""",
         ("mnist-grid.png",),
     ),
 ]
 
 MISSING = """## Not measured yet
 
-- **CIFAR-10, CIFAR-5, CIFAR-2** (section 3.3): `experiments/cifar.py` is complete, but a panel takes some six CPU-hours. On a
-  small net (8 × 8
-  pixels), two LSTMs that imitate an annealed Adam tie with a tuned Adam after 1,000 steps (0.996, 6 seeds); meta-training has
-  not improved on that.
-- **Neural art** (section 3.4): `experiments/style.py` makes the comparison; the 100 test pictures take eight CPU-hours at 64
-  × 64 pixels and more
-  than a day at 128 × 128. A first look on 4 windows: level with Adam, behind Adam with b2 = 0.95 ([style.md](style.md)).
+- **CIFAR-10, CIFAR-5, CIFAR-2** (section 3.3): `experiments/cifar.py` is complete, but a panel takes some six CPU-hours.
+  On a small net (8 × 8 pixels), two LSTMs that imitate an annealed Adam tie with a tuned Adam after 1,000 steps (0.996, 6
+  seeds); meta-training has not improved on that.
+- **Neural art** (section 3.4): `experiments/style.py` makes the comparison; the 100 test pictures take eight CPU-hours at
+  64 × 64 pixels and more than a day at 128 × 128. A first look on 4 windows: level with Adam, behind Adam with b2 = 0.95
+  ([style.md](style.md)).
 - **Behaviour** (appendix): [explain.md](explain.md); figures and fits of the shipped rules are in
   `experiments/results/behaviour*`.
 """

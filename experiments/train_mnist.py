@@ -126,7 +126,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--imitation-steps", type=int, default=1500)
     parser.add_argument("--anneal-steps", type=int, default=1000)
-    parser.add_argument("--num-steps", type=int, default=600)
+    parser.add_argument("--num-steps", type=int, default=1100)
     arguments = parser.parse_args()
     l2o.use_all_cores(arguments.cores)
     data = "mnist_sample" if arguments.quick else "mnist"
@@ -180,11 +180,14 @@ def main():
         result = run(
             l2o.load(weights["anneal"]),
             BPTT(problem, num_tasks=2, batch_size=1),
-            l2o.default_outer_optimizer(optax.cosine_decay_schedule(6e-5, 1500, 0.05), max_norm=1.0),
+            l2o.default_outer_optimizer(
+                optax.join_schedules([lambda step: 6e-5, optax.cosine_decay_schedule(2e-4, 1000, 0.05)], [300]),
+                max_norm=0.5,
+            ),
             num_steps=arguments.num_steps,
             key=keys[3],
             validation=validation,
-            average=0.98,
+            average=0.96,
             folder=arguments.folder / "train",
         )
         recipe = {
@@ -207,7 +210,7 @@ def main():
             "machine": "CPU, one busy core",
             "command": "python experiments/train_mnist.py",
         }
-        l2o.pretrained.save(weights["train"], result.optimizer, recipe=recipe)
+        l2o.pretrained.save(weights["train"], result.optimizer, recipe=recipe, family=family)
         if not arguments.quick:
             SHIPPED.write_bytes(weights["train"].read_bytes())
 
