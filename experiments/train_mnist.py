@@ -126,7 +126,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--imitation-steps", type=int, default=1500)
     parser.add_argument("--anneal-steps", type=int, default=1000)
-    parser.add_argument("--num-steps", type=int, default=1100)
+    parser.add_argument("--num-steps", type=int, default=800)
     arguments = parser.parse_args()
     l2o.use_all_cores(arguments.cores)
     data = "mnist_sample" if arguments.quick else "mnist"

@@ -236,7 +236,7 @@ def test_use_far_beyond_its_horizon_is_warned_of(recwarn):
     l2o.load("lstm-mnist", horizon=500)
     assert not recwarn.list
     with pytest.warns(
-        UserWarning, match="lstm-mnist was meta-trained on runs of 100 steps, and is to be used for 10000"
+        UserWarning, match="lstm-mnist was meta-trained on runs of 200 steps, and is to be used for 10000"
     ):
         l2o.load("lstm-mnist", horizon=10_000)
 
