@@ -65,12 +65,14 @@ class Guarded(AbstractLearnedOptimizer):
     over the window of steps $[2^{k-1} w, 2^k w)$, or $[0, w)$ for $k = 0$, with $w$ = `window`; let $\delta$ = `margin`.
 
     **In a race** the fallback runs beside the learned rule, on params $\theta^F_t$ of its own, with the loss and the gradient
-    of `value_fn` there (the same minibatch), whose averages are $a^F_t$ and $m^F_k$. A run starts with a race. It ends
+    of `value_fn` there (the same minibatch), whose averages are $a^F_t$ and $m^F_k$. A run starts with a race, and unless `race`
+    is given it never ends while the learned rule leads. It ends
 
-    - as soon as $a_t > a^F_t + \delta\,|a^F_t|$, or only the learned rule's loss is not finite, and from step `race` on also
-      where $m_k > m^F_k$: it is behind and hands over, $\theta_{t+1} = \theta^F_{t+1}$; from here on the run *is* the fallback's;
-    - from step `race` on where $m_k \le m^F_k - \delta\,|m^F_k|$ and $m_k \le m_{k-1} - \delta\,|m_{k-1}|$: it is ahead and still
-      falling, and goes on alone.
+    - as soon as $a_t > a^F_t + \delta\,|a^F_t|$, or only the learned rule's loss is not finite, and from step `race` (else 100)
+      on also where $m_k > m^F_k$: it is behind and hands over, $\theta_{t+1} = \theta^F_{t+1}$; from here on the run *is* the
+      fallback's;
+    - if `race` is given, from that step on where $m_k \le m^F_k - \delta\,|m^F_k|$ and $m_k \le m_{k-1} - \delta\,|m_{k-1}|$: it
+      is ahead and still falling, and goes on alone.
 
     **Alone** it costs one gradient a step. The params $\theta_b$ of the lowest $a_t$ are kept. If the loss doubles, $a_t > m +
     |m|$ with $m$ the mean over the last whole window, it hands over, and the fallback starts afresh from $\theta_b$. If the
@@ -87,11 +89,13 @@ class Guarded(AbstractLearnedOptimizer):
     - it has won that race. Then $m_k \le (1 - \delta)\,m_{k-1}$ (positive losses follow a power law in the number of steps),
       or $a_t \le a^F_t + \delta\,|a^F_t|$ for the fallback started from $\theta_b$, or the run is that fallback's own.
 
-    So a learned rule cannot hold a run at a level that the fallback would leave; what it can do, after a race won, is to lead
-    to a worse basin. These are the safeguards of Heaton et al. 2020 ("Safeguarded learned convex optimization": an energy
-    falls by a factor, or else the fallback's step is taken) and Prémont-Schwarz et al. 2022 ("A simple guard for learned
-    optimizers": the lower loss of the two wins), joined so that the second gradient is paid for only where the first cannot
-    tell. `benchmarks/guarded.py` measures how the final losses compare.
+    By default only the first two can be: at no step is it more than $\delta$ worse than the fallback alone would have been.
+    With `race` a learned rule cannot hold a run at a level that the fallback would leave; what it can do, after a race won,
+    is to lead to a worse basin (benchmarks/guarded.py: small nets over 10,000 steps). These are the safeguards of Heaton et
+    al. 2020 ("Safeguarded learned convex optimization": an energy falls by a factor, or else the fallback's step is taken)
+    and Prémont-Schwarz et al. 2022 ("A simple guard for learned optimizers": the lower loss of the two wins), joined so that,
+    with `race`, the second gradient is paid for only where the first cannot tell. `benchmarks/guarded.py` measures how the
+    final losses compare.
 
     **Without `value_fn`** there are no races, and one gradient a step: stalling hands over to the fallback from $\theta_b$
     at once, so that a fallback that takes over at step $\tau$ is $\tau$ steps late. **Without `value`** the gradient's norm is
@@ -101,14 +105,16 @@ class Guarded(AbstractLearnedOptimizer):
     fallback is given the gradient of `value_fn` itself, at params of the whole model.
 
     **Cost.** State: the learned rule's, the fallback's, one copy of the params, a dozen scalars. In a race a second loss and
-    gradient. After the hand-over the learned rule is no longer evaluated (it is under `vmap`, which has no branches).
+    gradient, which for small models cost less than the learned rule itself; for large ones see `race`. After the hand-over
+    the learned rule is no longer evaluated (it is under `vmap`, which has no branches).
 
     **Arguments:**
 
     - `fallback`: any optax transformation or learned optimizer, default `optax.adam(1e-3)`. Its schedules count from where
         it starts.
     - `window`: a short one sees a failing rule sooner, a long one bears noisier losses.
-    - `race`: the shortest first race, in steps; it ends with the window that this step is in. A long one makes surer.
+    - `race`: where a first race can be won: with the window that this step is in, or a later one. Default `None`: never, which
+        costs a second gradient a step for as long as the learned rule leads. A number, say 100, saves it.
 
     **Raises:** `ValueError` if a number is out of range, or `update` gets no params.
     """
@@ -116,7 +122,7 @@ class Guarded(AbstractLearnedOptimizer):
     learned: Optimizer
     fallback: Optimizer
     window: int = eqx.field(static=True)
-    race: int = eqx.field(static=True)
+    race: int | None = eqx.field(static=True)
     margin: float = eqx.field(static=True)
     reach: float = eqx.field(static=True)
     patience: int = eqx.field(static=True)
@@ -129,14 +135,14 @@ class Guarded(AbstractLearnedOptimizer):
         fallback: Optimizer | None = None,
         *,
         window: int = 10,
-        race: int = 100,
+        race: int | None = None,
         margin: float = 0.1,
         reach: float = 1e3,
         patience: int = 5,
     ):
-        if window < 1 or race < 1 or patience < 1:
+        if window < 1 or (race is not None and race < 1) or patience < 1:
             raise ValueError(
-                "`window`, `race` and `patience` must be at least 1, got "
+                "`window`, `race` and `patience` must be at least 1 (`race` may be None), got "
                 f"window={window}, race={race} and patience={patience}."
             )
         if not (0 < margin < 1 and reach > 0):
@@ -262,8 +268,10 @@ class Guarded(AbstractLearnedOptimizer):
         full, length = count == watch.end, count - watch.start
         mean, rival_mean = total / length, rival_total / length
         stalled = full & (watch.start > 0) & ~(mean <= self._less(level))
-        decided = full & (count >= self.race)
-        ahead = decided & ~(mean > self._less(rival_mean)) & ~stalled  # also of a rival that is not finite
+        decided = full & (count >= (_FIRST_RACE if self.race is None else self.race))
+        ahead = (
+            (self.race is not None) & decided & ~(mean > self._less(rival_mean)) & ~stalled
+        )  # also of a rival that is not finite
         behind = (average > self._more(rival)) | (decided & (mean > rival_mean))
         rose = ~(average <= level + jnp.abs(level))
         reason = jnp.where(
@@ -321,6 +329,9 @@ class Guarded(AbstractLearnedOptimizer):
     def _less(self, loss):
         return loss - self.margin * jnp.abs(loss)
 
+
+# From which step on the mean of a whole window decides a race that has no end.
+_FIRST_RACE = 100
 
 # How far the gradient's norm may rise: it does for good reasons too, such as leaving a plateau.
 _GROWTH = 10.0
