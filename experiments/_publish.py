@@ -10,10 +10,11 @@ from l2o import comparison, report, summary
 RESULTS = Path(__file__).parent / "results"
 
 
-def publish(folder: Path, name: str, *, quick: bool) -> None:
+def publish(folder: Path, name: str, *, quick: bool, figures: bool = True) -> None:
     """Writes the report of the comparison in `folder`, prints its summary, and copies tables and figures to `RESULTS`.
 
-    The copies are `name`.csv, `name`-ratios.csv and `name`-PANEL.png. A quick run is only reported: its numbers are no results.
+    The copies are `name`.csv, `name`-ratios.csv and, with `figures`, `name`-PANEL.png. A quick run is only reported: its
+    numbers are no results.
     """
     written = report.write(folder)
     print(written.text)
@@ -30,7 +31,7 @@ def publish(folder: Path, name: str, *, quick: bool) -> None:
     RESULTS.mkdir(exist_ok=True)
     shutil.copyfile(written.tables[0], RESULTS / f"{name}.csv")
     shutil.copyfile(ratios, RESULTS / f"{name}-ratios.csv")
-    for figure in written.figures:
+    for figure in written.figures if figures else ():
         if figure.suffix == ".png":
             shutil.copyfile(figure, RESULTS / f"{name}-{figure.name}")
     print(f"Published in {RESULTS}: {name}*")

@@ -4,6 +4,8 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+import l2o
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 
@@ -54,13 +56,14 @@ PAPER = {
 INTRODUCTION = """# Results
 
 The experiments of Andrychowicz et al. 2016, run by the scripts in `experiments/`, beside the paper's figures, which were read
-off
-its plots (± 4 %; `--` where it prints none). Written by `experiments/make_results.py` from the tables in `experiments/results`.
+off its plots (± 4 %; `--` where it prints none). Written by `experiments/make_results.py` from the tables in
+`experiments/results`.
 
 Every baseline (SGD, NAG, RMSprop, Adam, with optax's defaults) is tuned for each problem on other random keys than those
 reported; all optimizers see the same tasks, starts and minibatches. *Ratio*: mean final loss over that of the best of these
 four, on the same tasks, with its 95 % interval. Below 1 the learned optimizer wins; it is a tie where the interval contains 1.
-What meta-training took is on the cards of the weights (`l2o pretrained`); what a step costs stands below each table.
+What a step and meta-training cost (on one core, all measured side by side; more on the cards: `l2o pretrained NAME`) stands
+below each table.
 """
 
 SECTIONS = [
@@ -118,45 +121,88 @@ def read(name):
 def tables(section):
     """Ratios, then losses and accuracies of all, then costs."""
     rows, ratios = read(section.name), read(f"{section.name}-ratios")
-    yield "| panel | optimizer | loss | best of the four | its loss | ratio | | the paper's ratio | tasks |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for row in ratios:
+    learned = {row["optimizer"] for row in rows if row["learned"] == "True"}
+    yield from table(
+        ["panel", "optimizer", "loss", "best of the four", "its loss", "ratio", "", "the paper's ratio", "tasks"]
+    )
+    for row in (r for r in ratios if r["optimizer"] in learned):
         found = {r["optimizer"]: r for r in rows if (r["panel"], r["step"]) == (row["panel"], row["step"])}
-        paper = PAPER.get((row["panel"], int(row["step"])))
         best = found[row["best"]]
-        yield (
-            "| "
-            + " | ".join(
-                [
-                    paper.title if paper else f"{row['panel']}, step {row['step']}",
-                    f"`{row['optimizer']}`",
-                    loss(found[row["optimizer"]]),
-                    f"{row['best']} {float(best['rate']):.2g}",
-                    loss(best),
-                    f"**{float(row['ratio']):.3f}** ({float(row['low']):.3f}–{float(row['high']):.3f})",
-                    verdict(float(row["low"]), float(row["high"])),
-                    paper_ratio(paper),
-                    row["num_tasks"],
-                ]
-            )
-            + " |"
+        low, high = float(row["low"]), float(row["high"])
+        yield cells(
+            title(row),
+            f"`{row['optimizer']}`",
+            loss(found[row["optimizer"]]),
+            f"{row['best']} {float(best['rate']):.2g}",
+            loss(best),
+            f"**{float(row['ratio']):.3g}** ({low:.3g}–{high:.3g})",
+            verdict(low, high),
+            paper_ratio(PAPER.get((row["panel"], int(row["step"])))),
+            row["num_tasks"],
         )
+    yield from matrix("Mean loss of all, with the tuned rate:", rows, mean_and_rate)
+    if rows[0].get("final_accuracy"):
+        last = {(r["panel"], r["optimizer"]): r for r in rows}.values()
+        yield from matrix("Test accuracy at the last step, and that on the training set:", last, accuracies)
     yield ""
-    metrics = [m for m in rows[0] if m.startswith("final_") and any(r[m] for r in rows)]
-    if metrics:
-        names = [m.removeprefix("final_").replace("_", " ") for m in metrics]
-        yield "| panel | optimizer | " + " | ".join(names) + " |"
-        yield "|---|---|" + "---|" * len(metrics)
-        last = {(r["panel"], r["optimizer"]): r for r in rows}
-        for (panel, optimizer), row in last.items():
-            yield f"| {panel} | {optimizer} | " + " | ".join(f"{float(row[m]):.3f}" for m in metrics) + " |"
-        yield ""
-    yield "| optimizer | ms a step, gradient included | of it the optimizer | bytes of state a parameter |"
-    yield "|---|---|---|---|"
+    names = [
+        "optimizer",
+        "ms a step, gradient included",
+        "of it the optimizer",
+        "bytes of state a parameter",
+        "meta-training",
+    ]
+    yield from table(names)
     for row in (r for r in rows if r["panel"] == rows[0]["panel"] and r["step"] == rows[0]["step"]):
         if row.get("ms_step"):
             state = float(row["state_bytes"]) / float(row["num_params"])
-            yield f"| {row['optimizer']} | {float(row['ms_step']):.2g} | {float(row['ms_optimizer']):.2g} | {state:.3g} |"
+            milliseconds = f"{float(row['ms_step']):.2g}", f"{float(row['ms_optimizer']):.2g}"
+            yield cells(row["optimizer"], *milliseconds, f"{state:.3g}", meta_training(row["optimizer"]))
+
+
+def matrix(caption, rows, text):
+    """Panels down, optimizers across."""
+    found = {}
+    for row in rows:
+        found.setdefault(title(row), {})[row["optimizer"]] = text(row)
+    optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
+    yield from ["", caption, ""]
+    yield from table(["panel", *optimizers])
+    for panel, of in found.items():
+        yield cells(panel, *(of[name] for name in optimizers))
+
+
+def table(names):
+    yield cells(*names)
+    yield "|" + "---|" * len(names)
+
+
+def cells(*values):
+    return "| " + " | ".join(values) + " |"
+
+
+def title(row):
+    paper = PAPER.get((row["panel"], int(row["step"])))
+    return paper.title if paper else f"{row['panel']}, step {row['step']}"
+
+
+def mean_and_rate(row):
+    mean = f"{float(row['mean']):.3g}"
+    return f"{mean} ({float(row['rate']):.2g})" if row["rate"] else mean
+
+
+def accuracies(row):
+    return f"{float(row['final_accuracy']):.3f} ({float(row['final_train_accuracy']):.3f})"
+
+
+def meta_training(name):
+    """What it took, from the weights' header."""
+    name = name.partition(",")[0]  # a variant of the same weights
+    own = RESULTS / f"{name}.safetensors"
+    if name not in l2o.pretrained.names() and not own.is_file():
+        return "--"
+    recipe = l2o.pretrained.header(own if own.is_file() else name)["recipe"]
+    return f"{recipe['num_episodes']:,.0f} runs, {recipe['seconds'] / 60:.0f} min"
 
 
 def loss(row):

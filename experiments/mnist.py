@@ -1,9 +1,9 @@
 """MNIST (Andrychowicz et al. 2016, section 3.2): the base net, its transfers, and the grid of layers x units.
 
-    python experiments/mnist.py            # full MNIST (docs/data.md); on two cores the panels take TODO, the grid TODO
+    python experiments/mnist.py            # full MNIST (docs/data.md); on one core the panels take some 15 minutes, the grid 20
     python experiments/mnist.py --quick    # the shipped sample, smaller nets, fewer seeds: about two minutes
 
-`lstm-mnist`, meta-trained by train_mnist.py on the base net (784-20-10, sigmoid) for 100 steps, is run unchanged everywhere,
+`lstm-mnist`, meta-trained by train_mnist.py on the base net (784-20-10, sigmoid) for 200 steps, is run unchanged everywhere,
 beside SGD, NAG, RMSprop and Adam, each tuned anew for each net and horizon on other keys. Stages:
 
 - panels: the base net, tuned for 100 steps and run on to 200, then tuned for 200; 40 units; two layers from two starts; ReLU.
@@ -31,6 +31,7 @@ from l2o.tasks import mlp
 
 LAYERS = (1, 2, 3)
 UNITS = (5, 10, 20, 40, 80)
+LOSSES = (0.25, 0.5, 1, 2)  # ticks
 STARTS = {"N(0, 0.01²)": 0.01, "fan-in": None}
 
 
@@ -61,11 +62,12 @@ def main():
             grid_key,
             num_tasks=3 if arguments.quick else 10,
             tune_tasks=4,
+            figures=False,  # one of all, below
         )
         grid_figure(comparison.load(folder), folder / "grid.png", quick=arguments.quick)
 
 
-def run(arguments, name, panels, key, *, num_tasks, tune_tasks):
+def run(arguments, name, panels, key, *, num_tasks, tune_tasks, figures=True):
     folder = arguments.folder / name
     options = {"search": l2o.Search(5), "tune_tasks": 3} if arguments.quick else {"tune_tasks": tune_tasks}
     comparison.compare(
@@ -78,7 +80,7 @@ def run(arguments, name, panels, key, *, num_tasks, tune_tasks):
         on_done=lambda panel, optimizer, record: print(f"{panel}: {optimizer}, {record.seconds:.0f} s", flush=True),
         **options,
     )
-    publish(folder, name, quick=arguments.quick)
+    publish(folder, name, quick=arguments.quick, figures=figures)
 
 
 def panels(quick):
@@ -129,6 +131,7 @@ def grid_figure(found, path, *, quick):
                 )
             axis.set(xscale="log", yscale="log", title=f"{num} hidden layer{'s' if num > 1 else ''}, start {start}")
             axis.set_xticks(units, units)
+            axis.set_yticks(LOSSES, LOSSES)
             axis.minorticks_off()
             axis.grid(alpha=0.25)
         line[0].set_ylabel(f"loss after {next(iter(found.panels.values())).horizon} steps [nats]")
