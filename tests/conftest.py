@@ -1,6 +1,7 @@
 """Strict modes. (Do not import l2o here: it would escape the run-time type checking that pytest turns on later.)"""
 
 import os
+from pathlib import Path
 
 # Compiling is what the tests spend their time on; unoptimized it takes a third. (Levels 1 and 2 give wrong gradients of
 # max-pooling, experiments/LOG.md.) Processes that tests start run as a user's do.
@@ -12,6 +13,15 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # the flags are read here
 del os.environ["XLA_FLAGS"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Every compiled program holds some memory maps; where Linux runs out of them (65,530) XLA dies of a segmentation fault."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

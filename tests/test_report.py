@@ -89,7 +89,7 @@ def test_numbers(value, shown):
 def test_durations_memory_solves_and_lists():
     assert [duration(s) for s in (45, 791, 9000, 86400 * 6)] == ["45 s", "13 min", "2.5 h", "6 days"]
     assert [memory(b) for b in (84, 3200, 5.09e6)] == ["84 B", "3.2 kB", "5.09 MB"]
-    assert [solves(c) for c in (float("inf"), 106.2, 3.7e7)] == ["never", "107", "3.7e7"]
+    assert [solves(c) for c in (float("inf"), float("nan"), 106.2, 3.7e7)] == ["never", "n/a", "107", "3.7e7"]
     assert listed(["a", "b", "c"], 3) == "a, b and c"
     assert listed(list("abcdef"), 4) == "a, b, c and 3 more"
 

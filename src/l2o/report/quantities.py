@@ -57,7 +57,9 @@ def memory(num_bytes: float | int) -> str:
 
 
 def solves(count: float) -> str:
-    """How many problems have to be solved: whole ones, or never."""
+    """How many problems have to be solved: whole ones, or never; n/a if it is not known what meta-training took."""
+    if math.isnan(count):
+        return "n/a"
     if math.isinf(count):
         return "never"
     count = math.ceil(count)

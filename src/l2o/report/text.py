@@ -149,7 +149,7 @@ def _after(counts):
     """As in: after 107 solves on 1 of 3 panels, never on the others."""
     finite, never = [c for c in counts if np.isfinite(c)], sum(np.isinf(c) for c in counts)
     if not finite:
-        return "never"
+        return "never" if never else "unknown, as its weights do not say what they took"
     text = f"after {_span(finite, solves)} solves"
     return f"{text} on {len(finite)} of {count(len(counts), 'panel')}, never on the others" if never else text
 
