@@ -123,6 +123,24 @@ def test_blocks_are_stored(name, size, x64):
     assert_trees_close(blocks, stored, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere memory is stored for longer")
+def test_on_a_cpu_states_beyond_the_cache_are_replayed_unless_asked_otherwise():
+    """Of a momentum of 4 bytes a coordinate, 50 steps of 40,000 coordinates fit (8 MB), and 50 of 100,000 do not (20 MB)."""
+
+    def temporaries(num, form):
+        task = l2o.FunctionTask(lambda key: jnp.ones(num), lambda x, key: jnp.sum(x**2))
+
+        def meta_loss(optimizer, state):
+            return jnp.sum(l2o.unroll(task, optimizer, state, KEY, length=50, meta_gradient=form)[1])
+
+        optimizer = rule("momentum")
+        compiled = jax.jit(jax.grad(meta_loss)).lower(optimizer, l2o.start(task, optimizer, KEY)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(40_000, None) == temporaries(40_000, l2o.Stored()) != temporaries(40_000, l2o.Blocks())
+    assert temporaries(100_000, None) == temporaries(100_000, l2o.Blocks()) < temporaries(100_000, l2o.Stored())
+
+
 @pytest.mark.parametrize("form", [l2o.Stored(), l2o.Blocks(5), l2o.SecondOrder()], ids=str)
 def test_meta_gradients_run_side_by_side(form):
     """Under `vmap`, and through `InnerTraining` with step weights."""
