@@ -11,18 +11,21 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test lint format bench clean
+.PHONY: help install quickstart test test-slow lint format bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
 
 install: $(VENV)/.installed ## make .venv and install l2o into it, editable, with the development tools
 
 quickstart: $(VENV)/.installed-run ## install what a user needs, without the tools, and run the demonstration
 	$(BIN)/l2o quickstart
 
-test: lint ## everything that must hold: lint, types, import contracts, tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: lint ## lint, types, import contracts and all tests but the slow ones
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow"
+
+test-slow: $(VENV)/.installed ## the tests that take more than about ten seconds each, or a browser
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 lint: $(VENV)/.installed ## ruff, pyright and import contracts, without the tests
 	$(BIN)/ruff check .

@@ -1,11 +1,20 @@
 """Strict modes. (Do not import l2o here: it would escape the run-time type checking that pytest turns on later.)"""
 
+import atexit
 import os
+import tempfile
 from pathlib import Path
 
 # Compiling is what the tests spend their time on; unoptimized it takes a third. (Levels 1 and 2 give wrong gradients of
 # max-pooling, experiments/LOG.md.) Processes that tests start run as a user's do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+# What one test has compiled, another, or a process that it starts, need not compile again. xdist's workers share the folder.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = tempfile.TemporaryDirectory(prefix="l2o-tests-", ignore_cleanup_errors=True)
+    atexit.register(cache.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import pytest

@@ -89,6 +89,7 @@ def test_existing_run_is_refused_without_resume(trained):
     assert "--resume" in done.stderr
 
 
+@pytest.mark.slow
 def test_compare_own_weights(trained):
     folder, _ = trained
     options = ["--horizon", "20", "--num-tasks", "4", "--tune-tasks", "2", "--folder", "comparison"]
@@ -98,6 +99,7 @@ def test_compare_own_weights(trained):
     assert {row["optimizer"] for row in rows} == {"run/weights.safetensors", "adam", "sgd"}
 
 
+@pytest.mark.slow
 def test_explain_own_weights(trained):
     folder, _ = trained
     options = ["--num-tasks", "2", "--num-fitted", "2", "-o", "why", "--cores", "1"]
@@ -110,37 +112,64 @@ def test_explain_own_weights(trained):
     assert (numbers["family"], numbers["horizon"]) == ("my_module:family", 20)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train", "nosuch"], "No task named 'nosuch'. Tasks: char_rnn"),
-        (["train", "quadratic", "--optimizer", "nosuch"], "No optimizer named 'nosuch'. Optimizers: lstm"),
-        (["train", "quadratic", "--estimator", "nosuch"], "No estimator named 'nosuch'. Estimators: bptt, pes"),
-        (["train", "quadratic", "--truncation", "30"], "`truncation` must divide `horizon`, got truncation=30"),
-        (["train", "quadratic", "-s", "dimension=3"], "unexpected keyword argument 'dimension'"),
-        (["train", "mlp", "-s", "data=nosuch"], "No data set named 'nosuch'. Data sets:"),
-        (["train", "nosuch:family"], "No module named 'nosuch'"),
-        (["train", "my_module:broken"], "The loss must be a scalar, got shape (3,)"),
-        (["compare", "nosuch", "adam"], "No task or suite named 'nosuch'. Suites: convex, landscapes,"),
-        (["compare", "quadratic", "adam", "--quick"], "--quick is for suites (convex, landscapes,"),
-        (["compare", "paper", "adam", "--horizon", "5"], "are for a single task; a suite has its own"),
-        (["compare", "quadratic", "adam", "--search", "bayes"], "`kind` must be grid or random, got 'bayes'"),
-        (["report", "nosuch"], "holds no comparison"),
-        (["compare", "quadratic", "adam", "nosuch"], "No optimizer named 'nosuch'. Pretrained:"),
-        (["compare", "quadratic", "someone/nosuch"], "no file or folder 'someone/nosuch' here"),
-        (["pretrained", "run/nosuch.safetensors"], "No weights file at run/nosuch.safetensors"),
-        (["compare", "mlp", "lbfgs"], "lbfgs needs a deterministic loss for its line search"),
-        (["explain", "nosuch"], "No pretrained optimizer named 'nosuch'"),
-        (["pretrained", "nosuch"], "No pretrained optimizer named 'nosuch'"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(arguments, message, trained):
+MISTAKES = [
+    (["train", "nosuch"], "No task named 'nosuch'. Tasks: char_rnn"),
+    (["train", "quadratic", "--optimizer", "nosuch"], "No optimizer named 'nosuch'. Optimizers: lstm"),
+    (["train", "quadratic", "--estimator", "nosuch"], "No estimator named 'nosuch'. Estimators: bptt, pes"),
+    (["train", "quadratic", "--truncation", "30"], "`truncation` must divide `horizon`, got truncation=30"),
+    (["train", "quadratic", "-s", "dimension=3"], "unexpected keyword argument 'dimension'"),
+    (["train", "mlp", "-s", "data=nosuch"], "No data set named 'nosuch'. Data sets:"),
+    (["train", "nosuch:family"], "No module named 'nosuch'"),
+    (["train", "my_module:broken"], "The loss must be a scalar, got shape (3,)"),
+    (["compare", "nosuch", "adam"], "No task or suite named 'nosuch'. Suites: convex, landscapes,"),
+    (["compare", "quadratic", "adam", "--quick"], "--quick is for suites (convex, landscapes,"),
+    (["compare", "paper", "adam", "--horizon", "5"], "are for a single task; a suite has its own"),
+    (["compare", "quadratic", "adam", "--search", "bayes"], "`kind` must be grid or random, got 'bayes'"),
+    (["report", "nosuch"], "holds no comparison"),
+    (["compare", "quadratic", "adam", "nosuch"], "No optimizer named 'nosuch'. Pretrained:"),
+    (["compare", "quadratic", "someone/nosuch"], "no file or folder 'someone/nosuch' here"),
+    (["pretrained", "run/nosuch.safetensors"], "No weights file at run/nosuch.safetensors"),
+    (["compare", "mlp", "lbfgs"], "lbfgs needs a deterministic loss for its line search"),
+    (["explain", "nosuch"], "No pretrained optimizer named 'nosuch'"),
+    (["pretrained", "nosuch"], "No pretrained optimizer named 'nosuch'"),
+]
+
+# `main` for each line of arguments in turn: importing JAX takes most of the time that a mistake does.
+MANY = """
+import contextlib, io, json, sys
+from l2o.cli import main
+for line in sys.stdin:
+    said, sys.argv, code = io.StringIO(), ["l2o", *json.loads(line)], 0
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            main()
+    except SystemExit as stop:
+        code = stop.code
+    print(json.dumps([code, said.getvalue()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(trained):
+    """Exit status and standard error of every one of `MISTAKES`."""
     folder, _ = trained
-    extra = ["--folder", "mistake"] if arguments[0] in ("train", "compare") else []
-    done = run(*arguments, *extra, cwd=folder, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    lines = ""
+    for arguments, _ in MISTAKES:
+        extra = ["--folder", "mistake"] if arguments[0] in ("train", "compare") else []
+        lines += json.dumps([*arguments, *extra]) + "\n"
+    done = subprocess.run(
+        [sys.executable, "-c", MANY], input=lines, cwd=folder, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_mistakes_are_told_in_one_line(number, answers):
+    code, said = answers[number]
+    assert code == 2
+    assert MISTAKES[number][1] in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("command", ["tasks", "optimizers", "pretrained"])

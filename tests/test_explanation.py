@@ -155,6 +155,7 @@ def whole():
     return rule, found
 
 
+@pytest.mark.slow
 def test_an_explanation_is_whole(whole):
     _, found = whole
     assert set(found.losses) == {"rule", "sgd", "adam", *found.fitted}

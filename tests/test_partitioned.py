@@ -122,6 +122,7 @@ def test_side_by_side():
         assert_trees_close(jax.tree.map(lambda x, i=i: x[i], one(many)), alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [mixed, by_kind])
 @pytest.mark.parametrize("split", ["train", "outer"])
 def test_blocks_are_stored_are_autodiff(make, split, x64):
@@ -169,6 +170,7 @@ def test_replaying_needs_coordinatewise_parts():
         l2o.unroll(task, optimizer, state, KEY, length=2, meta_gradient=l2o.Blocks())
 
 
+@pytest.mark.slow
 def test_meta_training_a_pair_for_a_convolutional_net():
     """Both parts learn, on the params that the paper's net has, and the rule goes on to lower the loss."""
     family = convnet.family(channels=(4,), dense=(4,), downscale=4, batch_size=8, outer_batch_size=8)

@@ -18,6 +18,7 @@ EXAMPLES = [
 ]
 # Not installed with l2o.
 NEEDS = {"with_flax": "flax", "with_lightning": "lightning", "with_torch": "torch", "meta_train_torch": "torch"}
+SLOW = {"explain_adam", "own_function", "meta_train_torch", "with_guarded", "neural_art"}
 SHORTER = {"meta_train_torch": ["15"]}  # meta-steps; as it stands it takes most of a minute
 
 
@@ -26,7 +27,13 @@ def test_every_example_is_in_the_readme_or_the_docs():
     assert shown == {str(path.relative_to(ROOT)) for path in (ROOT / "examples").glob("*.py")}
 
 
-@pytest.mark.parametrize(("path", "code"), EXAMPLES)
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        pytest.param(path, code, id=path, marks=[pytest.mark.slow] if Path(path).stem in SLOW else [])
+        for path, code in EXAMPLES
+    ],
+)
 def test_example(path, code):
     assert (ROOT / path).read_text() == code
     needed = NEEDS.get(Path(path).stem)
@@ -59,4 +66,6 @@ def test_commands_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in [*re.findall(r"^make (\w+)$", text, re.MULTILINE), "test"]:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "\nmake test\n" in ci
+    assert "\nmake test-slow\n" in ci

@@ -385,6 +385,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_report_command_writes_everything(folder, tmp_path):
     done = subprocess.run(
         [*L2O, "report", str(folder), "--output", str(tmp_path)], capture_output=True, text=True, timeout=200

@@ -13,6 +13,8 @@ from l2o import report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install l2o[dev]")
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 ALL_DRAWN = "[...document.querySelectorAll('.plot')].every(plot => plot.dataset.drawn)"
@@ -41,6 +43,7 @@ def files(tmp_path_factory):
 def opened(browser, path, viewport=DESK, fragment="", **options):
     """The page at `path`, all panels open and drawn; complaints and requests fail the test when it is done."""
     context = browser.new_context(viewport=viewport, offline=True, **options)
+    context.set_default_timeout(120_000)  # ms; a busy machine is no fault of the page
     page = context.new_page()
     complaints, requests = [], []
     page.on(

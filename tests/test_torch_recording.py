@@ -224,6 +224,7 @@ def bowl_loop(make_optimizer, seed):
     return ((x - centre) ** 2).sum().item()
 
 
+@pytest.mark.slow
 def test_meta_training_on_a_torch_loop_improves_it_and_resumes_bit_for_bit(tmp_path):
     start, key = tiny_lstm(), jax.random.key(0)
     estimator = RecordedLoop(bowl_loop, num_tasks=4, truncation=5)

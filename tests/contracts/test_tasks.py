@@ -13,7 +13,12 @@ from l2o import _plugins
 KEY = jax.random.key(0)
 
 
-@pytest.fixture(params=_plugins.names("tasks"), scope="module")
+# Programs that take seconds to compile; the families have tests of their own as well.
+SLOW = {"char_rnn", "convnet", "resnet", "style", "transformer"}
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in _plugins.names("tasks")]
+
+
+@pytest.fixture(params=NAMES, scope="module")
 def module(request):
     return _plugins.get("tasks", request.param)
 
