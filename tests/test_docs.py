@@ -1,13 +1,24 @@
-"""Every public name is documented, and the page of them is up to date."""
+"""Every public name is documented, and the pages that programs write are up to date."""
 
 import importlib.util
 from pathlib import Path
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+
+
+def written_by(script):
+    """The page as the script would write it now."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.page()
 
 
 def test_api_page_is_what_the_docstrings_say():
-    spec = importlib.util.spec_from_file_location("make_api", DOCS / "make_api.py")
-    make_api = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_api)
-    assert make_api.page() == (DOCS / "api.md").read_text(), "run: python docs/make_api.py"
+    page = written_by(ROOT / "docs" / "make_api.py")
+    assert page == (ROOT / "docs" / "api.md").read_text(), "run: python docs/make_api.py"
+
+
+def test_results_page_is_what_the_tables_say():
+    page = written_by(ROOT / "experiments" / "make_results.py")
+    assert page == (ROOT / "docs" / "results.md").read_text(), "run: python experiments/make_results.py"
