@@ -2,7 +2,7 @@
 
 The paper's quadratics (Andrychowicz et al. 2016, section 3.1), LSTM without pre- or post-processing, horizon 100, truncation
 20. Adam from 1e-2, cosine-decayed; the mean meta-gradient clipped to 0.1 (see LOG.md: 1.0 trained far worse).
-About ten minutes on two cores; `--quick` takes two and ships nothing.
+About ten minutes on two cores; `--quick` takes two and ships nothing. Run again, it goes on where it was stopped.
 """
 
 import argparse
@@ -23,7 +23,8 @@ FIRST_ORDER = ["sgd", "momentum", "nag", "rmsprop", "adagrad", "adam", "lion", "
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="500 meta-steps, written to runs/")
+    parser.add_argument("--quick", action="store_true", help="500 meta-steps")
+    parser.add_argument("--folder", type=Path, default=Path("runs/lstm-quadratic"))
     parser.add_argument("--num-steps", type=int, default=2500)
     parser.add_argument("--num-tasks", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
@@ -40,9 +41,11 @@ def main():
         num_steps=num_steps,
         key=train_key,
         validation=l2o.Validation(family, 100, num_tasks=512, every=100, final_steps=1),
+        folder=arguments.folder,
+        resume=(arguments.folder / "checkpoints").exists(),
         on_step=lambda row: "validation_loss" in row and print(row, flush=True),
     )
-    path = Path("runs/lstm-quadratic.safetensors") if arguments.quick else SHIPPED
+    path = arguments.folder / "weights.safetensors" if arguments.quick else SHIPPED
     recipe = {
         "task": "quadratic",
         "task_arguments": {},
@@ -61,7 +64,6 @@ def main():
         "machine": "CPU, one or two cores",
         "command": "python experiments/train_quadratic.py",
     }
-    path.parent.mkdir(exist_ok=True)
     l2o.pretrained.save(path, result.optimizer, recipe=recipe, family=family)
     print(f"{result.seconds:.0f} s, {result.num_episodes:.0f} inner runs; weights in {path}")
 

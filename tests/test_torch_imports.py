@@ -44,6 +44,12 @@ for name in l2o.__all__:
     getattr(l2o, name)
 l2o.load("lstm-mnist")
 assert "torch" not in sys.modules
+try:
+    import l2o.torch
+except ImportError as error:
+    assert "pip install 'l2o[torch]'" in str(error)
+else:
+    raise AssertionError
 """
 
 
