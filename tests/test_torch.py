@@ -57,7 +57,7 @@ def unflatten(flat):
     return {name: part.reshape(torch_nets.SHAPES[name]) for name, part in zip(torch_nets.NAMES, parts, strict=True)}
 
 
-def in_jax(optimizer, num_steps, dtype, params=None, state=None, lr=1.0):
+def in_jax(optimizer, num_steps, dtype, params=None, state=None):
     """The same, and the last params and state."""
     x, y = torch_nets.data(dtype)
     params = jax.tree.map(jnp.asarray, torch_nets.start(dtype=dtype)) if params is None else params
@@ -66,7 +66,7 @@ def in_jax(optimizer, num_steps, dtype, params=None, state=None, lr=1.0):
     def step(carry, _):
         params, state = carry
         updates, state = optimizer.update(jax.grad(torch_nets.jax_loss)(params, x, y), state, params)
-        params = optax.apply_updates(params, jax.tree.map(lambda u: lr * u, updates))
+        params = optax.apply_updates(params, updates)
         return (params, state), jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])
 
     last, rows = jax.jit(lambda carry: jax.lax.scan(step, carry, length=num_steps))((params, state))
@@ -115,29 +115,11 @@ def test_200_steps_on_the_same_gradients(name, dtype, limit):
 @SHIPPED
 @PRECISIONS
 def test_200_steps_on_its_own_gradients(name, dtype, limit):
-    """At a rate small enough that the run is not chaotic."""
-    with jax.enable_x64(dtype == np.float64):
-        optimizer, weights = both(name, dtype)
-        expected, _ = in_jax(optimizer, 200, dtype, lr=0.03)
-    params = torch_nets.torch_params(torch_nets.start(dtype=dtype))
-    learned = LearnedOptimizer(params.values(), weights, lr=0.03)
-    actual = in_torch(None, 200, dtype, params, learned)
-    assert np.linalg.norm(expected[-1] - expected[0]) > 0.1
-    assert drift(actual, expected).max() < limit
-
-
-@SHIPPED
-@PRECISIONS
-def test_what_drift_there_is_at_the_full_rate_is_that_of_the_rule_itself(name, dtype, limit):
-    """lstm-mnist, once converged, is chaotic: a start one rounding away ends elsewhere too, in JAX alone."""
     with jax.enable_x64(dtype == np.float64):
         optimizer, weights = both(name, dtype)
         expected, _ = in_jax(optimizer, 200, dtype)
-        moved = jax.tree.map(lambda a: jnp.nextafter(jnp.asarray(a), 9.0), torch_nets.start(dtype=dtype))
-        itself = drift(in_jax(optimizer, 200, dtype, moved)[0], expected)
-    actual = drift(in_torch(weights, 200, dtype), expected)
-    assert (np.maximum.accumulate(actual) < 100 * np.maximum.accumulate(itself) + limit / 1000).all()
-    assert actual[:10].max() < limit / 1000  # before it has grown
+    assert np.linalg.norm(expected[-1] - expected[0]) > 0.1
+    assert drift(in_torch(weights, 200, dtype), expected).max() < limit
 
 
 @pytest.mark.parametrize("arguments", [{"num_layers": 1}, {"num_layers": 3}, {"preset": "raw"}], ids=str)
