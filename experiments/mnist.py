@@ -104,7 +104,7 @@ def grid(quick):
         )
         for start, std in STARTS.items()
         for layers in (LAYERS[:2] if quick else LAYERS)
-        for units in (UNITS[:2] if quick else UNITS)
+        for units in (UNITS[:1] if quick else UNITS)
     }
 
 
@@ -115,7 +115,7 @@ def name(layers, units, start):
 def grid_figure(found, path, *, quick):
     """Final loss against the number of units, a column for each number of layers, a row for each start."""
     drawn_as = styles(all_optimizers(found))
-    layers, units = (LAYERS[:2], UNITS[:2]) if quick else (LAYERS, UNITS)
+    layers, units = (LAYERS[:2], UNITS[:1]) if quick else (LAYERS, UNITS)
     means = {(row["panel"], row["optimizer"]): (row["mean"], row["mean_interval"]) for row in summary.table(found)}
     size = (3.6 * len(layers), 6.4)
     fig, axes = plt.subplots(len(STARTS), len(layers), figsize=size, sharex=True, sharey="row", layout="constrained")
