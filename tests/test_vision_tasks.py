@@ -31,6 +31,19 @@ def test_conv_is_xlas(kernel, stride, side):
     np.testing.assert_allclose(_layers.conv(x, w, stride), expected, atol=1e-4)
 
 
+def test_conv_through_the_cache_is_conv(monkeypatch, x64):
+    x = jax.random.normal(KEY, (2, 8, 8, 2 * _layers._CHUNK))
+    w = jax.random.normal(jax.random.key(1), (5, 5, 2, 3))
+
+    def value_and_gradient():
+        return jax.value_and_grad(lambda x, w: jnp.sum(jnp.sin(_layers.conv(x, w))), argnums=(0, 1))(x, w)
+
+    whole = value_and_gradient()
+    monkeypatch.setattr(_layers, "_CACHE", 0)
+    assert "scan" in str(jax.make_jaxpr(_layers.conv)(x, w))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), value_and_gradient(), whole)
+
+
 def test_batch_norm_standardises_then_scales_and_shifts():
     x = 5 + 3 * jax.random.normal(KEY, (2, 4, 4, 8))
     y = _layers.batch_norm(x, jnp.array([1.0, 2.0]), jnp.array([0.0, -1.0]))
