@@ -5,7 +5,7 @@ in a subfolder:
 
 1. imitate: the LSTM (with the constants of the authors' code: k = 5, output x 0.01) learns to copy a hand-tuned Adam on a
    perceptron of 5 hidden units. LOG.md: without such a start, an hour of meta-training ends behind the baselines.
-2. anneal: it learns to copy a better teacher, `annealed`: warmed up, annealed, with Nesterov momentum and a milder
+2. anneal: it learns to copy a better teacher, `_teacher.annealed`: warmed up, annealed, with Nesterov momentum and a milder
    normalisation than Adam's. Its constants are the best of a random search of 700 settings.
 3. train: back-propagation through 100 steps at a time, 200 in all, *with* second derivatives (LOG.md: here the gradient
    without them points the other way), late steps weighted up, the meta-loss on independent batches of 1,024, meta-parameters
@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _teacher import annealed
 
 import l2o
 from l2o import comparison, report, summary
@@ -39,34 +40,10 @@ from l2o.imitation import Imitation
 from l2o.tasks import mlp
 
 SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-mnist.safetensors"
-TEACHER = optax.adam(0.031, b1=0.77, b2=0.72, eps=8e-5)
-
-
-def annealed(
-    rate=0.460, b1=0.793, b2=0.99947, eps=4.6e-6, power=0.302, warmup=5.64, num_steps=95.1, exponent=0.266, least=0.264
-):
-    r"""Nesterov momentum over the `power` of the mean square, $-a_t\, \bar m_t / (\hat v_t^p + \epsilon)$, with an annealed rate.
-
-    $a_t$ is `rate` times $\min(1, (t + 1) / \text{warmup})\, \max(\text{least}, (1 - t / \text{num\_steps})^\text{exponent})$.
-    """
-
-    def init(params):
-        zeros = optax.tree.zeros_like(params)
-        return jnp.zeros(()), zeros, zeros
-
-    def update(gradient, state, params=None):
-        t, m, v = state
-        m = optax.tree.update_moment(gradient, m, b1, 1)
-        v = optax.tree.update_moment(gradient, v, b2, 2)
-        ahead = optax.tree.bias_correction(optax.tree.update_moment(gradient, m, b1, 1), b1, t + 1)
-        v_hat = optax.tree.bias_correction(v, b2, t + 1)
-        schedule = jnp.minimum(1.0, (t + 1) / warmup) * jnp.maximum(
-            least, jnp.maximum(0.0, 1 - t / num_steps) ** exponent
-        )
-        step = jax.tree.map(lambda m, v: -rate * schedule * m / ((v + 1e-20) ** power + eps), ahead, v_hat)
-        return step, (t + 1, m, v)
-
-    return optax.GradientTransformation(init, update)
+ADAM = optax.adam(0.031, b1=0.77, b2=0.72, eps=8e-5)
+ANNEALED = annealed(
+    0.460, b1=0.793, b2=0.99947, eps=4.6e-6, power=0.302, warmup=5.64, num_steps=95.1, exponent=0.266, least=0.264
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -141,7 +118,7 @@ def main():
     weights = {stage: arguments.folder / f"{stage}.safetensors" for stage in STAGES[:3]}
 
     if "imitate" in stages:
-        problem = Imitation(mlp.family(data=data, hidden=(5,)), TEACHER, horizon=100, truncation=20)
+        problem = Imitation(mlp.family(data=data, hidden=(5,)), ADAM, horizon=100, truncation=20)
         result = run(
             lstm.build(keys[0], preset="code"),
             BPTT(problem, num_tasks=2, batch_size=1),
@@ -156,7 +133,7 @@ def main():
         before = l2o.pretrained.header(weights["imitate"])["recipe"]
         result = run(
             l2o.load(weights["imitate"]),
-            BPTT(Imitation(cheap, annealed(), horizon=200, truncation=40), num_tasks=2, batch_size=1),
+            BPTT(Imitation(cheap, ANNEALED, horizon=200, truncation=40), num_tasks=2, batch_size=1),
             l2o.default_outer_optimizer(cosine(4e-3, arguments.anneal_steps), max_norm=1.0),
             num_steps=arguments.anneal_steps,
             key=keys[2],

@@ -10,6 +10,7 @@ with output scale $s$. With `num_global` some of the units are averaged over all
 
 import abc
 import math
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -90,6 +91,9 @@ class _AbstractLSTM(AbstractFlat):
         return self.output_scale * (self.readout @ x + self.bias), new_state
 
 
+Rule = TypeVar("Rule", bound=_AbstractLSTM)
+
+
 class LSTM(_AbstractLSTM, AbstractCoordinatewise):
     r"""Coordinatewise LSTM optimizer.
 
@@ -156,3 +160,22 @@ def build(key: PRNGKeyArray, *, preset: str = "paper", num_global: int = 0, **ar
         raise ValueError(f"No preset named {preset!r}. Presets of lstm: {', '.join(PRESETS)}.")
     arguments = {**PRESETS[preset], **arguments, "key": key}
     return GlobalLSTM(num_global=num_global, **arguments) if num_global else LSTM(**arguments)
+
+
+def chrono(optimizer: Rule, num_steps: float, *, key: PRNGKeyArray) -> Rule:
+    r"""The optimizer with gates that start open for up to about `num_steps` steps, for rules that depend on the step.
+
+    In every layer the forget gates' biases are drawn from $U(\tfrac12, \log \text{num\_steps})$, and the input gates' biases
+    are their negatives: a unit with bias $b$ forgets within some $e^b$ steps. (Chrono initialization, Tallec & Ollivier 2018,
+    section 2.2, but with times uniform in the logarithm, so that some units stay quick.)
+
+    **Raises:** `ValueError` if `num_steps` is not above 2.
+    """
+    if num_steps <= 2:
+        raise ValueError(f"`num_steps` must be above 2, the steps that gates stay open for anyway, got {num_steps}.")
+    num_units = optimizer.num_units
+    biases = []
+    for cell, cell_key in zip(optimizer.cells, jax.random.split(key, optimizer.num_layers), strict=True):
+        forget = jax.random.uniform(cell_key, (num_units,), cell.bias.dtype, 0.5, math.log(num_steps))
+        biases.append(cell.bias.at[: 2 * num_units].set(jnp.concatenate([-forget, forget])))
+    return eqx.tree_at(lambda o: [cell.bias for cell in o.cells], optimizer, biases)
