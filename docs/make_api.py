@@ -5,6 +5,7 @@ from pathlib import Path
 
 import l2o
 from l2o import _plugins, comparison, costs, pretrained, recording, report, states, statistics, summary, surrogates
+from l2o.architectures import lstm
 from l2o.imitation import Imitation
 from l2o.tasks import lasso
 
@@ -49,6 +50,7 @@ def page() -> str:
         states.save,
         states.load,
         lasso.fista,
+        lstm.chrono,
         costs.measure,
         costs.against_tuning,
         costs.against_tuned,

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import assert_trees_close, regression, tiny_lstm
+from fakes import assert_trees_close, assert_trees_equal, regression, tiny_lstm
 
 import l2o
 from l2o import pretrained
@@ -189,3 +189,31 @@ def assert_first_order(optimizer):
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     assert scale > 1e-6
     assert_trees_close(actual, expected, rtol=1e-7, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("num_global", [0, 2])
+def test_chrono_draws_the_biases_that_set_how_long_a_unit_remembers_and_nothing_else(num_global):
+    optimizer = tiny_lstm(num_layers=2, num_units=20, num_global=num_global)
+    started = lstm.chrono(optimizer, 1000, key=KEY)
+    for before, after in zip(optimizer.cells, started.cells, strict=True):
+        forget = after.bias[20:40]
+        assert 0.5 <= forget.min() < 2 < 5 < forget.max() <= np.log(1000)
+        np.testing.assert_array_equal(after.bias[:20], -forget)
+        np.testing.assert_array_equal(after.bias[40:], before.bias[40:])
+    assert not jnp.array_equal(started.cells[0].bias, started.cells[1].bias)
+    biases = eqx.tree_at(lambda o: [cell.bias for cell in o.cells], started, [cell.bias for cell in optimizer.cells])
+    assert_trees_equal(biases, optimizer)
+    with pytest.raises(ValueError, match=r"`num_steps` must be above 2, .* got 1"):
+        lstm.chrono(optimizer, 1, key=KEY)
+
+
+def test_chrono_tells_late_from_early():
+    """A constant gradient: after it has been there for hundreds of steps, only long memories still move."""
+    gradients = jnp.ones((600, 1))
+
+    def drift(optimizer):
+        updates, _ = steps(optimizer, gradients)
+        return float(jnp.abs(updates[599] - updates[300])[0])
+
+    usual = lstm.build(KEY, preset="raw")
+    assert drift(usual) < 1e-6 < 1e-4 < drift(lstm.chrono(usual, 1000, key=KEY))

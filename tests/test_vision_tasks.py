@@ -18,42 +18,59 @@ KEY = jax.random.key(0)
 # ---- layers
 
 
+@pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [7, 8])
-def test_conv_is_xlas(kernel, stride, side):
-    x = jax.random.normal(KEY, (2, side, side + 2, 3))  # channels, height, width, batch
+def test_conv_and_its_derivatives_are_xlas(groups, kernel, stride, side, x64):
+    x = jax.random.normal(KEY, (groups, 2, side, side + 2, 3))  # groups, channels, height, width, images
     w = jax.random.normal(jax.random.key(1), (kernel, kernel, 2, 4))
     half = kernel // 2
-    expected = jax.lax.conv_general_dilated(
-        x, w, (stride, stride), [(half, half)] * 2, dimension_numbers=("CHWN", "HWIO", "CHWN")
+
+    def expected(x, w):
+        together = jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+        dimensions = ("CHWN", "HWIO", "CHWN")
+        y = jax.lax.conv_general_dilated(
+            together, w, (stride, stride), [(half, half)] * 2, dimension_numbers=dimensions
+        )
+        return jnp.moveaxis(y.reshape(*y.shape[:-1], groups, -1), -2, 0)
+
+    def all_derivatives(conv):
+        def loss(x, w):
+            return jnp.sum(jnp.sin(conv(x, w)))
+
+        def slope(x, w):  # second derivatives: a gradient of the gradient
+            return sum(jnp.sum(jnp.cos(g)) for g in jax.grad(loss, (0, 1))(x, w))
+
+        return conv(x, w), jax.grad(loss, (0, 1))(x, w), jax.grad(slope, (0, 1))(x, w)
+
+    results = all_derivatives(lambda x, w: _layers.conv(x, w, stride)), all_derivatives(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), *results)
+
+
+def test_groups_keep_the_order_and_change_no_result(monkeypatch, x64):
+    x = jax.random.normal(KEY, (12, 8, 6, 3))  # batch, height, width, channels
+    np.testing.assert_array_equal(_layers.ungrouped(_layers.grouped(x)), jnp.moveaxis(x, -1, 1).reshape(12, -1))
+    task = convnet.family(batch_size=12)(KEY)
+    params = task.init(KEY)
+    whole = jax.value_and_grad(task.loss)(params, KEY)
+    monkeypatch.setattr(_layers, "_GROUP_PIXELS", 4 * 14 * 14)
+    assert len(_layers.grouped(jnp.zeros((12, 14, 14, 1)))) == 3
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), jax.value_and_grad(task.loss)(params, KEY), whole
     )
-    np.testing.assert_allclose(_layers.conv(x, w, stride), expected, atol=1e-4)
-
-
-def test_conv_through_the_cache_is_conv(monkeypatch, x64):
-    x = jax.random.normal(KEY, (2, 8, 8, 2 * _layers._CHUNK))
-    w = jax.random.normal(jax.random.key(1), (5, 5, 2, 3))
-
-    def value_and_gradient():
-        return jax.value_and_grad(lambda x, w: jnp.sum(jnp.sin(_layers.conv(x, w))), argnums=(0, 1))(x, w)
-
-    whole = value_and_gradient()
-    monkeypatch.setattr(_layers, "_CACHE", 0)
-    assert "scan" in str(jax.make_jaxpr(_layers.conv)(x, w))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), value_and_gradient(), whole)
 
 
 def test_batch_norm_standardises_then_scales_and_shifts():
-    x = 5 + 3 * jax.random.normal(KEY, (2, 4, 4, 8))
+    x = 5 + 3 * jax.random.normal(KEY, (2, 2, 4, 4, 4))
     y = _layers.batch_norm(x, jnp.array([1.0, 2.0]), jnp.array([0.0, -1.0]))
-    np.testing.assert_allclose(y.mean((1, 2, 3)), [0, -1], atol=1e-5)
-    np.testing.assert_allclose(y.std((1, 2, 3)), [1, 2], rtol=1e-3)
+    np.testing.assert_allclose(y.mean((0, 2, 3, 4)), [0, -1], atol=1e-5)
+    np.testing.assert_allclose(y.std((0, 2, 3, 4)), [1, 2], rtol=1e-3)
 
 
 def test_max_pool_leaves_an_odd_edge_out():
-    x = jnp.arange(15.0).reshape(1, 3, 5, 1)
-    assert _layers.max_pool(x)[0, :, :, 0].tolist() == [[6, 8]]
+    x = jnp.arange(15.0).reshape(1, 1, 3, 5, 1)
+    assert _layers.max_pool(x)[0, 0, :, :, 0].tolist() == [[6, 8]]
 
 
 @pytest.mark.parametrize(("module", "level"), [(convnet, 0), (convnet, 1), (convnet, 3), (resnet, 3)])
@@ -75,10 +92,10 @@ def test_compiled_gradient_is_the_slope_of_the_loss(module, level, x64):
 
 
 def test_a_shortcut_subsamples_and_pads_with_silent_channels():
-    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    x = jnp.arange(9.0).reshape(1, 1, 3, 3, 1)
     y = resnet._shortcut(x, 2, 3)
-    assert y[0, :, :, 0].tolist() == [[0, 2], [6, 8]]
-    assert not y[1:].any()
+    assert y[0, 0, :, :, 0].tolist() == [[0, 2], [6, 8]]
+    assert not y[:, 1:].any()
 
 
 def test_params_say_which_are_convolutional():

@@ -10,7 +10,6 @@ with output scale $s$. With `num_global` some of the units are averaged over all
 
 import abc
 import math
-from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -91,9 +90,6 @@ class _AbstractLSTM(AbstractFlat):
         return self.output_scale * (self.readout @ x + self.bias), new_state
 
 
-Rule = TypeVar("Rule", bound=_AbstractLSTM)
-
-
 class LSTM(_AbstractLSTM, AbstractCoordinatewise):
     r"""Coordinatewise LSTM optimizer.
 
@@ -162,7 +158,7 @@ def build(key: PRNGKeyArray, *, preset: str = "paper", num_global: int = 0, **ar
     return GlobalLSTM(num_global=num_global, **arguments) if num_global else LSTM(**arguments)
 
 
-def chrono(optimizer: Rule, num_steps: float, *, key: PRNGKeyArray) -> Rule:
+def chrono(optimizer: LSTM | GlobalLSTM, num_steps: int, *, key: PRNGKeyArray) -> LSTM | GlobalLSTM:
     r"""The optimizer with gates that start open for up to about `num_steps` steps, for rules that depend on the step.
 
     In every layer the forget gates' biases are drawn from $U(\tfrac12, \log \text{num\_steps})$, and the input gates' biases

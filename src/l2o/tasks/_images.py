@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 import l2o.data
+from l2o.tasks import _layers
 
 # Examples that go through a network together when a whole split is evaluated.
 _CHUNK = 500
@@ -26,7 +27,7 @@ class Images(eqx.Module):
     outer_batch_size: int = eqx.field(static=True)
 
     def batch(self, key, split):
-        """A minibatch drawn with replacement: pixels [channels, height, width, batch] in [0, 1], and labels."""
+        """A minibatch drawn with replacement: pixels in [0, 1], as `_layers.grouped` lays them out, and labels."""
         x, y = self._split(split)
         size = self.batch_size if split == "train" else self.outer_batch_size
         index = jax.random.randint(key, (size,), 0, len(y))
@@ -97,5 +98,4 @@ def _downscaled(x, factor):
 
 
 def _pixels(x):
-    """[batch, height, width, channels] bytes -> [channels, height, width, batch] in [0, 1], as the layers want them."""
-    return jnp.transpose(x, (3, 1, 2, 0)).astype(jnp.result_type(float)) / 255
+    return _layers.grouped(x).astype(jnp.result_type(float)) / 255

@@ -62,7 +62,7 @@ def _logits(params, x):
     for layer in params["conv"]:
         x = _layers.batch_norm(_layers.conv(x, layer["w"]), layer["scale"], layer["offset"])
         x = jax.nn.relu(_layers.max_pool(x))  # the two commute, and this way ReLU has a quarter of the work
-    x = x.reshape(-1, x.shape[-1]).T
+    x = _layers.ungrouped(x)
     for layer in params["dense"][:-1]:
         x = jax.nn.relu(_layers.dense(x, layer))
     return _layers.dense(x, params["dense"][-1])

@@ -60,8 +60,8 @@ class ResNet(AbstractTask):
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 residual = _conv_bn(jax.nn.relu(_conv_bn(x, next(layers), stride)), next(layers))
-                x = jax.nn.relu(_shortcut(x, stride, len(residual)) + residual)
-        return _layers.dense(jnp.mean(x, axis=(1, 2)).T, params["dense"][0])
+                x = jax.nn.relu(_shortcut(x, stride, residual.shape[1]) + residual)
+        return _layers.dense(_layers.ungrouped(jnp.mean(x, axis=(2, 3))), params["dense"][0])
 
 
 def _conv_bn(x, layer, stride=1):
@@ -69,8 +69,8 @@ def _conv_bn(x, layer, stride=1):
 
 
 def _shortcut(x, stride, channels):
-    x = x[:, ::stride, ::stride]
-    return jnp.pad(x, ((0, channels - len(x)), (0, 0), (0, 0), (0, 0)))
+    x = x[:, :, ::stride, ::stride]
+    return jnp.pad(x, ((0, 0), (0, channels - x.shape[1]), (0, 0), (0, 0), (0, 0)))
 
 
 def family(
