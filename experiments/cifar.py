@@ -131,9 +131,7 @@ def main():
             started = time.perf_counter()
             optimizer = imitate(student(pair, size.horizon, start_key), family, size, runs_key)
             seconds = round(time.perf_counter() - started)
-            l2o.pretrained.save(
-                saved(folder, name), optimizer, recipe=recipe(arguments, size, labels, seconds), family=family
-            )
+            l2o.pretrained.save(saved(folder, name), optimizer, recipe=recipe(arguments, size, labels, seconds))
     if "measure" in stages:
         for panel in SUBSETS:
             if arguments.panel in (None, panel):
