@@ -4,18 +4,19 @@ Two LSTMs, one for the convolutional and one for the dense parameters, against o
 paper's net (16-16-16 channels, 32 dense units, batch norm, minibatch 128) for 1,000 steps. On CIFAR-5 and CIFAR-2 beside them
 "LSTM-sub", two LSTMs meta-trained on the labels held out there (5 to 9, and 2 to 9).
 
-Meta-training by back-propagation through this net takes a GPU (a gradient takes 70 ms of a CPU core). What a CPU can do is
+Meta-training by back-propagation through this net takes a GPU (a gradient takes 55 ms of a CPU core). What a CPU can do is
 imitate. CPU times are of one core. Stages, each skipped where its file is there:
 
 1. imitate: the LSTMs learn to copy a hand-designed rule, `TEACHERS`, by back-propagation through up to 1,000 steps. For that
    the gradients of some coordinates are recorded over whole runs, the teacher's and then the student's own; a coordinatewise
    rule needs no more. 12 CPU-minutes for each of the four. The teacher's constants are the best of a search of 600 on a small net
-   (8 x 8 pixels, 8-8 channels), its rates then halved on this one (LOG.md).
+   (8 x 8 pixels, 8-8 channels), its rates then halved on this one (LOG.md). All ten labels were used for that: LSTM-sub has
+   never seen the labels it is tested on, but its teacher was chosen with them.
 2. measure: compared on the paper's panels (`l2o.suites.paper`), baselines tuned on other keys. The teacher runs beside them.
    Resumable, an optimizer at a time.
 
     python experiments/cifar.py --quick                     # two minutes, on the MNIST sample; publishes nothing
-    python experiments/cifar.py --num-tasks 20              # everything; measuring takes five CPU-hours for each panel
+    python experiments/cifar.py --num-tasks 20              # everything; measuring takes four CPU-hours for each panel
 
 Needs the full CIFAR-10 (see docs/data.md).
 """

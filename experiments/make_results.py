@@ -102,12 +102,12 @@ tuned for each net.""",
 
 MISSING = """## Not measured yet
 
-- **CIFAR-10, CIFAR-5, CIFAR-2** (section 3.3): `experiments/cifar.py` is complete, but a panel takes some six CPU-hours.
-  On a small net (8 × 8 pixels), two LSTMs that imitate an annealed Adam tie with a tuned Adam after 1,000 steps (0.996, 6
-  seeds); meta-training has not improved on that.
+- **CIFAR-10, CIFAR-5, CIFAR-2** (section 3.3): `experiments/cifar.py` is complete; measuring a panel takes some four CPU-hours.
+  Two LSTMs that imitate an annealed rule end their own recorded runs at 0.86 and 0.88; on other seeds, one each, NAG ended at
+  0.97 and Adam at 1.00 (experiments/LOG.md). An indication and no result.
 - **Neural art** (section 3.4): `experiments/style.py` makes the comparison; the 100 test pictures take eight CPU-hours at
-  64 × 64 pixels and more than a day at 128 × 128. A first look on 4 windows: level with Adam, behind Adam with b2 = 0.95
-  ([style.md](style.md)).
+  64 × 64 pixels and more than a day at 128 × 128. A first look on 8 windows: `lstm-mnist` is far ahead early and level with Adam
+  at step 128, which is within 3 % of what many more steps reach ([style.md](style.md)).
 - **Behaviour** (appendix): [explain.md](explain.md); figures and fits of the shipped rules are in
   `experiments/results/behaviour*`.
 """
