@@ -122,6 +122,7 @@ def main():
     size = QUICK if arguments.quick else FULL
     key = jax.random.key(arguments.seed)
     folder = arguments.folder / "quick" if arguments.quick else arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)  # rather than find out after a quarter of an hour
     stages = [arguments.stage] if arguments.stage else ["imitate", "measure"]
     for i, (name, (labels, pair, _)) in enumerate(OPTIMIZERS.items()):
         if arguments.only not in (None, name):
