@@ -40,7 +40,8 @@ def conv(
     """Convolution with zero padding ("SAME"; odd kernels), as a matrix product for every row of the kernel.
 
     The filters are what is optimized: under `vmap` over tasks and learning rates they carry a batch axis, and XLA turns
-    `conv_general_dilated` into a grouped convolution, whose derivative by the filters has no fast path on CPUs.
+    `conv_general_dilated` into a grouped convolution, whose derivative by the filters has no fast path on CPUs. The derivative
+    is our own too: in reverse mode, of any order, but `jax.jvp` does not go through.
     """
     # One gradient of the paper's net on CIFAR-10, minibatch 128, one busy core: `conv_general_dilated` 1,750 ms (under
     # `vmap` over four tasks 3,400 ms each); its patches by `conv_general_dilated_patches` 460 ms; a product for every
