@@ -16,7 +16,7 @@ imitate. CPU times are of one core. Stages, each skipped where its file is there
    Resumable, an optimizer at a time.
 
     python experiments/cifar.py --quick                     # two minutes, on the MNIST sample; publishes nothing
-    python experiments/cifar.py --num-tasks 20              # everything; measuring takes four CPU-hours for each panel
+    python experiments/cifar.py --num-tasks 20              # everything; measuring takes five CPU-hours for each panel
 
 Needs the full CIFAR-10 (see docs/data.md).
 """

@@ -102,7 +102,7 @@ tuned for each net.""",
 
 MISSING = """## Not measured yet
 
-- **CIFAR-10, CIFAR-5, CIFAR-2** (section 3.3): `experiments/cifar.py` is complete; measuring a panel takes some four CPU-hours.
+- **CIFAR-10, CIFAR-5, CIFAR-2** (section 3.3): `experiments/cifar.py` is complete; measuring a panel takes some five CPU-hours.
   Two LSTMs that imitate an annealed rule end their own recorded runs at 0.86 and 0.88; on other seeds, one each, NAG ended at
   0.97 and Adam at 1.00 (experiments/LOG.md). An indication and no result.
 - **Neural art** (section 3.4): `experiments/style.py` makes the comparison; the 100 test pictures take eight CPU-hours at
