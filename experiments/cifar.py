@@ -33,15 +33,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _teacher import annealed
-from jax.flatten_util import ravel_pytree
 
 import l2o
-from l2o import comparison
+from l2o import comparison, explanation
 from l2o.architectures import lstm
 from l2o.suites import paper
 from l2o.tasks import convnet
 
-SUBSETS = {"cifar10": None, "cifar5": (0, 1, 2, 3, 4), "cifar2": (0, 1)}
+PANELS = ("cifar10", "cifar5", "cifar2")
 # Name: the labels it is meta-trained on, whether it is two LSTMs, and the panels that it is measured on.
 OPTIMIZERS = {
     "two LSTMs": (None, True, ("cifar10", "cifar5", "cifar2")),
@@ -50,13 +49,10 @@ OPTIMIZERS = {
     "LSTM-sub of CIFAR-2": ((2, 3, 4, 5, 6, 7, 8, 9), True, ("cifar2",)),
 }
 # The rules that are imitated (LOG.md), and what the student's outputs are multiplied by.
+SCHEDULE = {"warmup": 1.75, "num_steps": 1001, "exponent": 0.78, "least": 0.2}
 TEACHERS = {
-    "conv": annealed(
-        0.0079, b1=0.734, b2=0.944, eps=1.3e-7, power=0.586, warmup=1.75, num_steps=1001, exponent=0.78, least=0.2
-    ),
-    "dense": annealed(
-        0.0098, b1=0.185, b2=0.793, eps=1e-7, power=0.407, warmup=1.75, num_steps=1001, exponent=0.78, least=0.2
-    ),
+    "conv": annealed(0.0079, b1=0.734, b2=0.944, eps=1.3e-7, power=0.586, **SCHEDULE),
+    "dense": annealed(0.0098, b1=0.185, b2=0.793, eps=1e-7, power=0.407, **SCHEDULE),
 }
 SCALES = {"conv": 0.05, "dense": 0.02}
 
@@ -82,7 +78,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(
-    {"data": "cifar10", "downscale": 1, "channels": (16, 16, 16), "dense": (32,), "batch_size": 128},
+    paper.CIFAR_NET,
     1000,
     3,
     1000,
@@ -109,7 +105,7 @@ def main():
     parser.add_argument("--folder", type=Path, default=Path("runs/cifar"))
     parser.add_argument("--stage", choices=["imitate", "measure"], help="only this stage")
     parser.add_argument("--only", choices=OPTIMIZERS, help="imitate only with this one")
-    parser.add_argument("--panel", choices=SUBSETS, help="measure only this one")
+    parser.add_argument("--panel", choices=PANELS, help="measure only this one")
     parser.add_argument("--num-tasks", type=int, default=20)
     parser.add_argument("--tune-tasks", type=int, default=3)
     parser.add_argument("--num-trials", type=int, default=9)
@@ -135,7 +131,7 @@ def main():
             seconds = round(time.perf_counter() - started)
             l2o.pretrained.save(saved(folder, name), optimizer, recipe=recipe(arguments, size, labels, seconds))
     if "measure" in stages:
-        for panel in SUBSETS:
+        for panel in PANELS:
             if arguments.panel in (None, panel):
                 measure(folder, panel, arguments, jax.random.fold_in(key, 2**20))
 
@@ -173,37 +169,26 @@ def record(optimizer, family, key, size):
     **Raises:** `FloatingPointError` if the run diverges.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    leaves = {
-        name: [leaf.size for leaf in jax.tree.leaves(part)]
-        for name, part in jax.eval_shape(lambda: family(key).init(key)).items()
-    }
-    index = {}
-    for name, sizes in leaves.items():  # small leaves, batch norms and biases, matter as much as large ones
-        half, starts = size.num_coordinates // 2, np.cumsum([0, *sizes])
-        leaf = rng.integers(0, len(sizes), half)
-        by_leaf = starts[leaf] + rng.integers(0, np.asarray(sizes)[leaf])
-        index[name] = jnp.asarray(np.concatenate([rng.integers(0, starts[-1], half), by_leaf]))
-    losses, gradients = jax.tree.map(np.asarray, _record(optimizer, family, key, index, size.horizon))
-    if not all(np.isfinite(g).all() for g in gradients.values()):
+    index, start = [], 0  # in the raveled params, kind by kind
+    for part in jax.eval_shape(lambda: family(key).init(key)).values():
+        starts = start + np.cumsum([0, *(leaf.size for leaf in jax.tree.leaves(part))])
+        # By leaf: small ones, batch norms and biases, matter as much as large ones.
+        half = size.num_coordinates // 2
+        leaf = rng.integers(0, len(starts) - 1, half)
+        by_leaf = starts[leaf] + rng.integers(0, np.diff(starts)[leaf])
+        index += [rng.integers(start, starts[-1], half), by_leaf]
+        start = starts[-1]
+    run = explanation.recorded(
+        optimizer, family, jnp.asarray(np.concatenate(index)), key[None], horizon=size.horizon, together=False
+    )
+    if not np.isfinite(run.gradients).all():
         raise FloatingPointError(
             "A recorded run has gradients that are not finite. Imitate for longer before `own` runs."
         )
-    print(f"recorded a run: loss {losses[-len(losses) // 10 :].mean():.3f} over its last tenth", flush=True)
-    return gradients
-
-
-@eqx.filter_jit
-def _record(optimizer, family, key, index, length):
-    task, start, batch_key = l2o.begin(family, optimizer, key)
-
-    def step(state, t):
-        params, opt_state = state
-        loss, gradient = jax.value_and_grad(task.loss)(params, jax.random.fold_in(batch_key, t))
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        taken = {name: ravel_pytree(gradient[name])[0][index[name]] for name in index}
-        return (optax.apply_updates(params, updates), opt_state), (loss, taken)
-
-    return jax.lax.scan(step, (start.params, start.opt_state), jnp.arange(length))[1]
+    print(
+        f"recorded a run: loss {run.losses[0, :-1][-size.horizon // 10 :].mean():.3f} over its last tenth", flush=True
+    )
+    return dict(zip(TEACHERS, np.split(run.gradients[0], len(TEACHERS), axis=1), strict=True))
 
 
 def imitate_recorded(optimizer, recorded, fit, *, seed):

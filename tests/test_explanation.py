@@ -35,7 +35,7 @@ def recovered(name):
     family = quadratic.family()
     params = jax.eval_shape(lambda: family(jax.random.key(0)).init(jax.random.key(1)))
     index, group = explanation._drawn_coordinates(params, jax.random.key(2))
-    ran = explanation._recorded(
+    ran = explanation.recorded(
         rule, family, index, jax.random.split(jax.random.key(3), 16), horizon=HORIZON, together=True
     )
     halves = [surrogates.samples(ran.gradients[h], ran.updates[h], group) for h in (slice(8), slice(8, 16))]
@@ -195,8 +195,8 @@ def test_sweeps_pass_through_what_the_run_did(whole):
 def test_a_coordinatewise_rule_is_swept_by_two_routes():
     rule, family, key = fakes.Momentum(jnp.array(0.1), jnp.array(0.5)), fakes.bowls, jax.random.key(4)
     index = jnp.arange(2)
-    ran = explanation._recorded(rule, family, index, key[None], horizon=10, together=True)
-    path = explanation._Run(*(x[0] for x in ran))
+    ran = explanation.recorded(rule, family, index, key[None], horizon=10, together=True)
+    path = explanation.Runs(*(x[0] for x in ran))
     found = list(explanation._responses(rule, {"replayed": rule}, family, key, index, {0: "θ[0]"}, path, 10))
     for one in found:
         np.testing.assert_allclose(one.updates["replayed"], one.updates["rule"], rtol=1e-5, atol=1e-6)

@@ -147,7 +147,7 @@ def explain(
     fit_keys, test_keys = jax.random.split(fit_key, num_fitted), jax.random.split(test_key, num_tasks)
 
     def run(rule, keys):
-        return _recorded(rule, family, index, keys, horizon=horizon, together=small)
+        return recorded(rule, family, index, keys, horizon=horizon, together=small)
 
     told("running the rule")
     both = run(optimizer, jnp.concatenate([fit_keys, test_keys]))
@@ -167,7 +167,7 @@ def explain(
     best = _best(fitted)
 
     tuned, rivals = {}, {}
-    ran = {RULE: _Run(*(x[num_fitted:] for x in both))}
+    ran = {RULE: Runs(*(x[num_fitted:] for x in both))}
     for name in BASELINES:
         told(f"tuning {name}")
         options = {"horizon": horizon, "num_tasks": min(num_fitted, num_tasks), "final_steps": window, "key": tune_key}
@@ -183,7 +183,7 @@ def explain(
 
     told("sweeping gradients")
     one = int(halves[1][0]) - num_fitted  # the run that is shown
-    paths = {name: _Run(*(x[one] for x in found)) for name, found in ran.items()}
+    paths = {name: Runs(*(x[one] for x in found)) for name, found in ran.items()}
     shown = {i: _label(params, int(index[i])) for i in _shown(paths[RULE].gradients)}
     others = {**rivals, best: fitted[best].rule}
     point = float(fitted["saturation, memory"].rule.saturation)
@@ -220,7 +220,9 @@ def _best(fitted):
     return min(close, key=lambda name: fitted[name].num_constants)
 
 
-class _Run(NamedTuple):
+class Runs(NamedTuple):
+    """What `recorded` found."""
+
     losses: Any  # [num_runs, horizon + 1]
     params: Any  # [num_runs, horizon, num_coordinates]
     gradients: Any
@@ -248,9 +250,13 @@ class _Watched(AbstractLearnedOptimizer):
         return proposed, (opt_state, step + 1, record)
 
 
-def _recorded(optimizer, family, index, keys, *, horizon, together) -> _Run:
+def recorded(optimizer, family, index, keys, *, horizon, together) -> Runs:
+    """Runs of `horizon` steps on the task of every key: losses, and what the coordinates at `index` of the raveled params met.
+
+    `together`: the runs side by side in one vectorised program, rather than one after another.
+    """
     losses, record = _record(optimizer, family, index, keys, length=horizon + 1, together=together)
-    return _Run(np.asarray(losses), *(np.asarray(x)[:, :horizon] for x in record))
+    return Runs(np.asarray(losses), *(np.asarray(x)[:, :horizon] for x in record))
 
 
 @eqx.filter_jit

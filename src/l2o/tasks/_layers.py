@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 
 from l2o.tasks._start import Normal
 
-# Pixels of a group, on a CPU: eight images of CIFAR-10.
+# Of a group, on a CPU: eight images of CIFAR-10; and with fewer images than this, rows are too short to work along.
 _GROUP_PIXELS = 2**13
+_LEAST_IMAGES = 4
 
 
 def grouped(x: Array) -> Array:
@@ -22,7 +23,8 @@ def grouped(x: Array) -> Array:
     size = batch
     if jax.default_backend() == "cpu":
         size = max(
-            (d for d in range(4, batch + 1) if batch % d == 0 and d * height * width <= _GROUP_PIXELS), default=batch
+            (d for d in range(_LEAST_IMAGES, batch + 1) if batch % d == 0 and d * height * width <= _GROUP_PIXELS),
+            default=batch,
         )
     return jnp.transpose(x.reshape(batch // size, size, *x.shape[1:]), (0, 4, 2, 3, 1))
 
@@ -51,12 +53,12 @@ def conv(
     # below 58 and 52.
     if stride == 1:
         return _conv(x, w)
-    return _for_groups(lambda x: _products(_rows(x, w, stride), w), x)
+    return _for_groups(lambda x: _conv_group(x, w, stride), x)
 
 
 @jax.custom_vjp
 def _conv(x, w):
-    return _for_groups(lambda x: _products(_rows(x, w, 1), w), x)
+    return _for_groups(lambda x: _conv_group(x, w, 1), x)
 
 
 def _conv_fwd(x, w):
@@ -86,6 +88,16 @@ def _for_groups(function, x):
     return function(x[0])[None] if len(x) == 1 else jax.lax.map(jax.checkpoint(function), x)
 
 
+def _conv_group(x, w, stride):
+    _, columns, depth, out = w.shape
+    patches = _rows(x, w, stride)
+    products = [
+        filters.reshape(columns * depth, out).T @ row.reshape(columns * depth, -1)
+        for filters, row in zip(w, patches, strict=True)
+    ]
+    return sum(products[1:], products[0]).reshape(out, *patches[0].shape[1:])
+
+
 def _rows(x, w, stride):
     """What every row of the kernel is multiplied with, of one group: [columns * channels, height, width, images] each."""
     rows, columns, *_ = w.shape
@@ -93,15 +105,6 @@ def _rows(x, w, stride):
     x = jnp.pad(x, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0)))
     x = jnp.concatenate([x[:, :, j : j + width : stride] for j in range(columns)])
     return [x[:, i : i + height : stride] for i in range(rows)]
-
-
-def _products(patches, w):
-    _, columns, depth, out = w.shape
-    products = [
-        filters.reshape(columns * depth, out).T @ x.reshape(columns * depth, -1)
-        for filters, x in zip(w, patches, strict=True)
-    ]
-    return sum(products[1:], products[0]).reshape(out, *patches[0].shape[1:])
 
 
 def batch_norm(
