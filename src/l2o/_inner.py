@@ -46,7 +46,7 @@ class Blocks:
     forward than `Stored` does, but within a CPU's cache: there it is the faster of the two for networks.
     """
 
-    size: int = 512
+    size: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,12 +230,15 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
     ct_state, ct_losses = cotangents
     if ct_losses is None:
         ct_losses = jnp.zeros((length,), gradients.dtype)
-    ct_final = tuple(
-        jax.tree.map(_zeros_if_none, cotangent, like, is_leaf=lambda x: x is None)
-        for cotangent, like in ((ct_state.params, state.params), (ct_state.opt_state, state.opt_state))
-    )
+    ct_final = None
+    if jax.tree.leaves((ct_state.params, ct_state.opt_state)):
+        ct_final = tuple(
+            jax.tree.map(_zeros_if_none, cotangent, like, is_leaf=lambda x: x is None)
+            for cotangent, like in ((ct_state.params, state.params), (ct_state.opt_state, state.opt_state))
+        )
+    wants_start = any(jax.tree.leaves((perturbed[1].params, perturbed[1].opt_state)))
     draw_key = jax.random.fold_in(key, 2**31)
-    run = _Run(state.params, state.opt_state, gradients, loss_gradients, ct_final)
+    run = _Run(state.params, state.opt_state, gradients, loss_gradients, ct_final, wants_start)
     ct_optimizer, ct_params, ct_opt_state = _replay_backward(optimizer, run, ct_losses, draw_key, form)
     return ct_optimizer, eqx.filter(InnerState(ct_params, ct_opt_state, jnp.zeros((), jnp.int32)), eqx.is_inexact_array)
 
@@ -247,7 +250,8 @@ class _Run(NamedTuple):
     opt_state: PyTree
     gradients: Float[Array, "length num"]  # raveled, as are
     loss_gradients: Float[Array, "length num"]
-    ct_final: tuple[PyTree, PyTree]  # of the params and the opt_state
+    ct_final: tuple[PyTree, PyTree] | None  # of the params and the opt_state; None: no loss sees them
+    wants_start: bool  # whether the start's cotangents are asked for, not zeros
 
 
 def _replay_backward(optimizer, run, weights, key, form):
@@ -269,7 +273,8 @@ def _replay_backward(optimizer, run, weights, key, form):
                 run.opt_state[name],
                 run.gradients[:, ours],
                 run.loss_gradients[:, ours],
-                (deal(labels, name, run.ct_final[0]), run.ct_final[1][name]),
+                run.ct_final and (deal(labels, name, run.ct_final[0]), run.ct_final[1][name]),
+                run.wants_start,
             ),
             weights,
             jax.random.fold_in(key, i),
@@ -283,72 +288,76 @@ def _replay_backward(optimizer, run, weights, key, form):
 def _replay_group(optimizer, run, weights, key, form):
     """The same for one coordinatewise rule."""
     params, unravel = ravel_pytree(run.params)
-    num = params.size
-    ct_final = ravel_pytree(run.ct_final[0])[0], run.ct_final[1]
+    ct_final = None if run.ct_final is None else (ravel_pytree(run.ct_final[0])[0], run.ct_final[1])
+    # Coordinates are on the last axis of every leaf.
+    everything = (params, run.opt_state, run.gradients, run.loss_gradients, ct_final)
+    index, factor, count = _choose(everything, weights, run.wants_start, key, form)
+    size = _block_size(form, len(index))
+    index, factor = (jnp.pad(x, (0, -len(x) % size), constant_values=c) for x, c in ((index, params.size), (factor, 0)))
     arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
 
-    def backward(coordinates, ct_final):
-        """Cotangents of (arrays, params, opt_state) for a set of coordinates."""
-        params, opt_state, gradients, loss_gradients = coordinates
+    def one_block(i, carry):
+        total, ct_start = carry
+        ours, factors = (jax.lax.dynamic_slice(x, (i * size,), (size,)) for x in (index, factor))
+        taken = jax.tree.map(lambda x: x.at[..., ours].get(mode="fill", fill_value=0), everything)
+        params, opt_state, gradients, loss_gradients, ct_final = taken
+        weighted = weights[:, None] * loss_gradients
+        ct_updates = later_gradients(weighted)
+        if ct_final is not None:
+            ct_updates = ct_updates + ct_final[0][None]
+        elif len(gradients) > 1:  # no loss sees the last update
+            gradients, ct_updates = gradients[:-1], ct_updates[:-1]
 
         def again(arrays, params, opt_state):
-            return replay(eqx.combine(arrays, static), params, opt_state, gradients, loss_gradients, weights)
+            return eqx.combine(arrays, static).run_coordinates(gradients, opt_state, params)
 
-        _, pullback = jax.vjp(again, arrays, params, opt_state)
-        return pullback((jnp.ones((), gradients.dtype), ct_final))
+        (updates, final), pullback = jax.vjp(again, arrays, params, opt_state)
+        ct_state = jax.tree.map(jnp.zeros_like, final) if ct_final is None else ct_final[1]
+        scaled = jax.tree.map(
+            lambda c, x: c.astype(x.dtype) * jnp.broadcast_to(factors, x.shape),
+            (ct_updates, ct_state),
+            (updates, final),
+        )
+        ct_arrays, ct_params, ct_opt_state = pullback(scaled)
+        if run.wants_start:
+            ct_block = (ct_params + ct_updates[0] + weighted[0], ct_opt_state)
+            ct_start = jax.tree.map(lambda x, b: x.at[..., ours].set(b, mode="drop"), ct_start, ct_block)
+        return jax.tree.map(jnp.add, total, ct_arrays), ct_start
 
-    # Coordinates on the last axis of every leaf.
-    everything = (params, run.opt_state, run.gradients, run.loss_gradients)
+    zeros = jax.tree.map(jnp.zeros_like, (arrays, (params, run.opt_state)))
+    ct_arrays, (ct_params, ct_opt_state) = jax.lax.fori_loop(0, (count + size - 1) // size, one_block, zeros)
+    return ct_arrays, unravel(ct_params), ct_opt_state
+
+
+def _choose(everything, weights, wants_start, key, form):
+    """The coordinates to replay, what their cotangents are multiplied by, and how many there are."""
+    params, _, _, loss_gradients, ct_final = everything
+    num = params.size
     if isinstance(form, Sampled):
-        # c_t for every update, as in the module's docstring: the final params' cotangent, plus all later losses'.
-        weighted = weights[:, None] * run.loss_gradients
-        later = jnp.cumsum(weighted[::-1], axis=0)[::-1] - weighted + ct_final[0][None]
+        ct_updates = later_gradients(weights[:, None] * loss_gradients)
+        if ct_final is not None:
+            ct_updates = ct_updates + ct_final[0][None]
         count = max(1, min(num, round(form.fraction * num)))
-        index, inverse = _draw(key, later, count, form.uniform)
-        taken = jax.tree.map(lambda x: x[..., index], (everything, ct_final))
-        (params, opt_state, gradients, loss_gradients), ct_final = taken
-        ct_final = jax.tree.map(lambda x: x * jnp.broadcast_to(inverse, x.shape), ct_final)
-        ct_arrays, _, _ = backward((params, opt_state, gradients, loss_gradients * inverse[None]), ct_final)
-        return ct_arrays, *jax.tree.map(jnp.zeros_like, (run.params, run.opt_state))  # the latter are not asked for
-    blocks = jax.tree.map(functools.partial(to_blocks, size=max(1, min(form.size, num))), (everything, ct_final))
-
-    def one_block(total, block):
-        ct_arrays, ct_params, ct_opt_state = backward(*block)
-        return jax.tree.map(jnp.add, total, ct_arrays), (ct_params, ct_opt_state)
-
-    zeros = jax.tree.map(jnp.zeros_like, arrays)
-    ct_arrays, ct_initial = jax.lax.scan(one_block, zeros, blocks)
-    ct_initial = jax.tree.map(functools.partial(_from_blocks, num=num), ct_initial)
-    return ct_arrays, unravel(ct_initial[0]), ct_initial[1]
+        return *_draw(key, ct_updates, count, form.uniform), count
+    factor = jnp.ones((num,), params.dtype)
+    if wants_start:
+        return jnp.arange(num), factor, num
+    # Of coordinates that no loss sees all cotangents are zero: pixels that are always black, words that do not occur.
+    seen = jnp.any(loss_gradients[1:] != 0, axis=0)
+    for leaf in jax.tree.leaves(ct_final):
+        seen |= jnp.any(leaf.reshape(-1, num) != 0, axis=0)
+    return jnp.nonzero(seen, size=num, fill_value=num)[0], factor, jnp.sum(seen)
 
 
-def replay(
-    optimizer: AbstractCoordinatewise,
-    params: Float[Array, " num"],
-    opt_state: PyTree,
-    gradients: PyTree,
-    loss_gradients: Float[Array, "length num"],
-    weights: Float[Array, " length"],
-) -> tuple[Float[Array, ""], tuple[Float[Array, " num"], PyTree]]:
-    r"""The steps of an unroll again, for some coordinates, gradients given. No task is needed.
+def _block_size(form, num):
+    on_cpu = jax.default_backend() == "cpu"
+    size = form.size if isinstance(form, Blocks) else Blocks.size if on_cpu else num
+    return max(1, min(size, num))
 
-    Returns $\sum_t w_t \langle \nabla_t, \theta_t \rangle$, whose derivative with respect to $\varphi$, $\theta_0$ and $h_0$ is
-    that of the meta-loss $\sum_t w_t f(\theta_t)$, and the final (params, opt_state).
 
-    **Arguments:** `gradients`: what `update_coordinates` is fed at each step, [length, ...]; `loss_gradients`:
-    $\nabla_t$; `weights`: $w_t$.
-    """
-
-    @jax.checkpoint
-    def step(carry, inputs):
-        params, opt_state = carry
-        gradient, loss_gradient, weight = inputs
-        surrogate = weight * jnp.dot(loss_gradient, params)
-        updates, opt_state = optimizer.update_coordinates(gradient, opt_state, params)
-        return (params + updates.astype(params.dtype), opt_state), surrogate
-
-    final, surrogates = jax.lax.scan(step, (params, opt_state), (gradients, loss_gradients, weights))
-    return jnp.sum(surrogates), final
+def later_gradients(weighted: Float[Array, "length num"]) -> Float[Array, "length num"]:
+    r"""$c_t = \sum_{s > t} w_s \nabla_s$, the derivative of the meta-loss by each update, from all $w_s \nabla_s$."""
+    return jax.lax.scan(lambda total, w: (total + w, total), jnp.zeros_like(weighted[0]), weighted, reverse=True)[1]
 
 
 def _draw(key, cotangents, count, uniform):
@@ -365,16 +374,8 @@ def _draw(key, cotangents, count, uniform):
     return index, (1 / (count * probability[index])).astype(cotangents.dtype)
 
 
-def to_blocks(x, *, size):
-    """[..., num] -> [num_blocks, ..., size], padded with zeros."""
-    num_blocks = -(-x.shape[-1] // size)
-    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, num_blocks * size - x.shape[-1])])
-    return jnp.moveaxis(padded.reshape(*x.shape[:-1], num_blocks, size), -2, 0)
-
-
-def _from_blocks(x, *, num):
-    moved = jnp.moveaxis(x, 0, -2)
-    return moved.reshape(*moved.shape[:-2], -1)[..., :num]
+def _scaled(tree, factor):
+    return jax.tree.map(lambda x: x * jnp.broadcast_to(factor, x.shape), tree)
 
 
 def _zeros_if_none(cotangent, like):

@@ -83,6 +83,25 @@ class AbstractCoordinatewise(AbstractFlat):
     coordinates (`l2o.Blocks`, `l2o.Sampled`). A rule whose coordinates see each other is an `AbstractFlat`.
     """
 
+    def run_coordinates(
+        self, gradients: PyTree, state: OptState, params: Float[Array, " num"]
+    ) -> tuple[Float[Array, "length num"], OptState]:
+        """The updates of all steps, and the final state, from gradients [length, ...] that are known beforehand.
+
+        Meta-gradients are taken through this. Equal to `length` times `update_coordinates`, its updates added to the params;
+        override it where you have something faster, or a faster derivative.
+        """
+
+        # Recomputing one step in the backward pass is cheaper than storing all it computed.
+        @jax.checkpoint
+        def step(carry, gradient):
+            params, state = carry
+            updates, state = self.update_coordinates(gradient, state, params)
+            return (params + updates.astype(params.dtype), state), updates
+
+        (_, state), updates = jax.lax.scan(step, (params, state), gradients)
+        return updates, state
+
 
 Optimizer: TypeAlias = AbstractLearnedOptimizer | optax.GradientTransformation
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from l2o import pretrained
-from l2o._inner import replay, to_blocks
+from l2o._inner import later_gradients
 from l2o._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer
 from l2o.estimators import AbstractGradientEstimator, Estimate
 
@@ -99,7 +99,6 @@ def meta_gradient(
 def _replayed_gradient(optimizer, params, opt_state, gradients, lr, weight_decay, *, truncation, block):
     length = len(gradients)
     arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
-    weights = jnp.full((truncation,), 1 / length, params.dtype)
 
     def to_truncations(x):
         return x.reshape(length // truncation, truncation, *x.shape[1:])
@@ -109,8 +108,9 @@ def _replayed_gradient(optimizer, params, opt_state, gradients, lr, weight_decay
 
         def one_truncation(carry, inputs):
             params, opt_state = jax.lax.stop_gradient(carry)
-            value, carry = replay(rule, params, opt_state, inputs, inputs[0], weights)
-            return carry, value
+            updates, opt_state = rule.run_coordinates(inputs, opt_state, params)
+            value = jnp.sum(updates * later_gradients(inputs[0] / length))
+            return (params + jnp.sum(updates, axis=0), opt_state), value
 
         inputs = jax.tree.map(to_truncations, (gradients, lr, weight_decay))
         return jnp.sum(jax.lax.scan(one_truncation, (params, opt_state), inputs)[1])
@@ -118,8 +118,15 @@ def _replayed_gradient(optimizer, params, opt_state, gradients, lr, weight_decay
     def one_block(total, coordinates):
         return jax.tree.map(jnp.add, total, jax.grad(surrogate)(arrays, *coordinates)), None
 
-    blocks = jax.tree.map(lambda x: to_blocks(x, size=block), (params, opt_state, gradients))
+    blocks = jax.tree.map(lambda x: _to_blocks(x, size=block), (params, opt_state, gradients))
     return jax.lax.scan(one_block, jax.tree.map(jnp.zeros_like, arrays), blocks)[0]
+
+
+def _to_blocks(x, *, size):
+    """[..., num] -> [num_blocks, ..., size], padded with zeros."""
+    num_blocks = -(-x.shape[-1] // size)
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, num_blocks * size - x.shape[-1])])
+    return jnp.moveaxis(padded.reshape(*x.shape[:-1], num_blocks, size), -2, 0)
 
 
 def _state(optimizer, leaves, num):

@@ -26,7 +26,7 @@ PRESETS = {
 }
 
 
-def preprocess(gradient: Float[Array, " num"], p: float) -> Float[Array, "2 num"]:
+def preprocess(gradient: Float[Array, "*steps num"], p: float) -> Float[Array, "*steps 2 num"]:
     r"""Gradients of any magnitude as two inputs of order one (appendix A).
 
     $(\log|\nabla| / p,\ \mathrm{sign}\,\nabla)$ if $|\nabla| \ge e^{-p}$, else $(-1,\ e^p \nabla)$.
@@ -34,7 +34,8 @@ def preprocess(gradient: Float[Array, " num"], p: float) -> Float[Array, "2 num"
     magnitude = jnp.abs(gradient)
     large = magnitude >= math.exp(-p)
     log = jnp.log(jnp.where(large, magnitude, 1.0)) / p
-    return jnp.stack([jnp.where(large, log, -1.0), jnp.where(large, jnp.sign(gradient), math.exp(p) * gradient)])
+    sign = jnp.where(large, jnp.sign(gradient), math.exp(p) * gradient)
+    return jnp.stack([jnp.where(large, log, -1.0), sign], axis=-2)
 
 
 class _AbstractLSTM(AbstractFlat):
@@ -79,9 +80,11 @@ class _AbstractLSTM(AbstractFlat):
         zeros = jnp.zeros((self.num_units, num), self.bias.dtype)
         return [(zeros, zeros)] * self.num_layers
 
+    def _inputs(self, gradients):
+        return gradients[..., None, :] if self.preprocessing is None else preprocess(gradients, self.preprocessing)
+
     def update_coordinates(self, gradients, state, params=None):
-        gradients = gradients.astype(self.bias.dtype)
-        x = gradients[None] if self.preprocessing is None else preprocess(gradients, self.preprocessing)
+        x = self._inputs(gradients.astype(self.bias.dtype))
         new_state = []
         for cell, (h, c) in zip(self.cells, state, strict=True):
             h, c = cell(x, h, c)
@@ -104,6 +107,15 @@ class LSTM(_AbstractLSTM, AbstractCoordinatewise):
 
     def outgoing(self, h):
         return h
+
+    def run_coordinates(self, gradients, state, params):
+        xs = self._inputs(gradients.astype(self.bias.dtype))
+        new_state = []
+        for cell, (h, c) in zip(self.cells, state, strict=True):
+            xs, h, c = cell.run(xs, h, c)
+            new_state.append((h, c))
+        readouts = jnp.broadcast_to(self.readout, (len(xs), 1, self.num_units))  # a product for each step
+        return self.output_scale * ((readouts @ xs)[:, 0] + self.bias), new_state
 
 
 class GlobalLSTM(_AbstractLSTM):
