@@ -5,7 +5,8 @@
 The MNIST perceptron 784-20-10 of the shipped sample, batches of 128, 20 inner steps, the 2x20 LSTM, single precision, one
 core. "Plain" is the loop as one would write it: the optimizer's input is not differentiated, the loss is, through the
 optimizee. All forms are compiled first and then timed in turn, so that a busy machine disturbs all alike; the figures
-are medians. The floor counts the LSTM's matrix products only, forward, replay and backward.
+are medians. The floor counts the LSTM's matrix products only, forward, replay and backward; `Blocks` needs the latter two
+only for the coordinates that some loss sees: pixels that are black in all batches leave theirs without a gradient.
 """
 
 import argparse
@@ -55,6 +56,13 @@ def of_form(form):
     )
 
 
+def fraction_seen(task, state, key):
+    """Of coordinates: those that have a gradient at some step after the first."""
+    keys = [jax.random.fold_in(key, t) for t in range(1, LENGTH)]
+    seen = [ravel_pytree(jax.grad(task.loss)(state.params, k))[0] != 0 for k in keys]
+    return float(jnp.mean(jnp.any(jnp.stack(seen), axis=0)))
+
+
 def matmul_peak(repeats, size=512, products=200):
     """Best measured GFLOP/s of a product of the second layer's shape, [80, 40] @ [40, size]."""
     w = jax.random.normal(jax.random.key(0), (80, 40)) / 10
@@ -91,14 +99,15 @@ def main():
     task, state, key = l2o.begin(family, optimizer, jax.random.key(1))
     arguments = (optimizer, task, state, key)
     num = ravel_pytree(state.params)[0].size
+    seen = fraction_seen(task, state, key)
     # Multiply-adds of one step and coordinate; a backward pass takes two products where a forward pass takes one.
     forward = 2 * sum(cell.weight.size for cell in optimizer.cells) * num * LENGTH / 1e9
     forms = {  # the function, and its products in units of `forward`: run, recomputed, backward
         "plain": (meta_gradient(plain_unroll), (1, 0, 2)),
         "SecondOrder()": (of_form(l2o.SecondOrder()), (1, 0, 2)),
         "Stored()": (of_form(l2o.Stored()), (1, 1, 2)),
-        "Blocks()": (of_form(l2o.Blocks()), (1, 2, 2)),
-        "Sampled(0.1)": (of_form(l2o.Sampled(0.1)), (1, 0.2, 0.2)),
+        "Blocks()": (of_form(l2o.Blocks()), (1, seen, 2 * seen)),
+        "Sampled(0.1)": (of_form(l2o.Sampled(0.1)), (1, 0.1, 0.2)),
     }
     compiled = {name: eqx.filter_jit(f).lower(*arguments).compile() for name, (f, _) in forms.items()}
     megabytes = {n: c.compiled.memory_analysis().temp_size_in_bytes / 1e6 for n, c in compiled.items()}
@@ -110,7 +119,7 @@ def main():
     def error(name):
         return np.linalg.norm(gradients[name] - gradients["plain"]) / np.linalg.norm(gradients["plain"])
 
-    print(f"{num} coordinates, {LENGTH} steps; peak of the matrix product {peak:.0f} GFLOP/s")
+    print(f"{num} coordinates, {100 * seen:.0f} % seen, {LENGTH} steps; peak of the matrix product {peak:.0f} GFLOP/s")
     print(
         f"{'form':14}{'ms':>8}{'faster':>8}{'MB':>8}{'smaller':>9}{'error':>10}"
         f"{'GFLOP run+again+back':>22}{'floor ms':>10}{'GFLOP/s':>9}"
@@ -124,11 +133,9 @@ def main():
             f"{1e3 * sum(flops) / milliseconds[name]:9.1f}"
         )
 
-    exact = ("Stored()", "Blocks()")
+    exact = ("Stored()", "Blocks()")  # both are the default: where the states fit the cache, and where not, as here
     fastest = min(exact, key=milliseconds.get)
     bars = {
-        f"Stored() at least 2.5 times faster: {milliseconds['plain'] / milliseconds['Stored()']:.2f}":
-            milliseconds["plain"] >= 2.5 * milliseconds["Stored()"],
         f"the faster exact form, {fastest}, at least 2.5 times: {milliseconds['plain'] / milliseconds[fastest]:.2f}":
             milliseconds["plain"] >= 2.5 * milliseconds[fastest],
         f"Blocks() in at most 1/20 of the temporaries: 1/{megabytes['plain'] / megabytes['Blocks()']:.1f}":

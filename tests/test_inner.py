@@ -123,6 +123,53 @@ def test_blocks_are_stored(name, size, x64):
     assert_trees_close(blocks, stored, rtol=1e-9, atol=1e-12)
 
 
+def partly_unseen():
+    """A least-squares task of 12 coordinates, of which the losses see those with an even number."""
+    seen = jnp.arange(12) % 2 == 0
+    return l2o.FunctionTask(
+        lambda key: jnp.ones(12), lambda x, key: jnp.mean((jax.random.normal(key, (12,)) - x) ** 2 * seen)
+    )
+
+
+@pytest.mark.parametrize("name", ["momentum", "lstm"])
+def test_coordinates_that_no_loss_sees_may_be_left_out(name, x64):
+    """A state that losses come back to from outside is seen, though, by whoever asks for its derivative."""
+    task, optimizer = partly_unseen(), rule(name)
+    state = l2o.start(task, optimizer, KEY)
+
+    def gradient(form, and_final):
+        def value(optimizer):
+            final, losses = l2o.unroll(task, optimizer, state, KEY, length=LENGTH, meta_gradient=form)
+            return jnp.sum(losses) + and_final * jnp.sum(final.params**3)
+
+        return eqx.filter_grad(value)(optimizer)
+
+    for and_final in (False, True):
+        stored = gradient(l2o.Stored(), and_final)
+        assert_trees_close(gradient(l2o.Blocks(4), and_final), stored, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("and_final", "num_blocks"), [(False, 2), (True, 3)])
+def test_only_blocks_that_some_loss_sees_are_replayed(and_final, num_blocks):
+    replayed = []
+
+    class Counting(type(rule("momentum"))):
+        def run_coordinates(self, gradients, state, params):
+            jax.debug.callback(lambda: replayed.append(1))
+            return super().run_coordinates(gradients, state, params)
+
+    task, optimizer = partly_unseen(), Counting(*jax.tree.leaves(rule("momentum")))
+
+    def value(optimizer):
+        state = l2o.start(task, optimizer, KEY)
+        final, losses = l2o.unroll(task, optimizer, state, KEY, length=LENGTH, meta_gradient=l2o.Blocks(4))
+        return jnp.sum(losses) + (jnp.sum(final.params**2) if and_final else 0.0)
+
+    eqx.filter_jit(eqx.filter_grad(value))(optimizer)
+    jax.effects_barrier()
+    assert len(replayed) == num_blocks  # of 4 coordinates: 6 are seen, or all 12
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere memory is stored for longer")
 def test_on_a_cpu_states_beyond_the_cache_are_replayed_unless_asked_otherwise():
     """Of a momentum of 4 bytes a coordinate, 50 steps of 40,000 coordinates fit (8 MB), and 50 of 100,000 do not (20 MB)."""

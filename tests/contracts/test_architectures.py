@@ -139,3 +139,34 @@ def test_replaying_blocks_of_coordinates_gives_the_same_meta_gradient(optimizer)
     stored = gradient(l2o.Stored())
     scale = optax.tree.norm(stored)
     assert_trees_close(gradient(l2o.Blocks(5)), stored, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_all_steps_at_once_are_the_steps_one_by_one(optimizer):
+    """`run_coordinates`, its derivative by meta-parameters and state included, against `update_coordinates` in a loop."""
+    if not isinstance(optimizer, l2o.AbstractCoordinatewise):
+        pytest.skip("couples coordinates")
+    gradients, wanted = jax.random.normal(KEY, (2, 6, 5))
+    gradients = gradients.at[:, 2].set(0.0)
+    params = jnp.linspace(-1.0, 1.0, 5)
+    state = jax.tree.map(lambda x: 0.1 * jax.random.normal(KEY, x.shape, x.dtype), optimizer.init_coordinates(5))
+
+    def at_once(optimizer, state):
+        return optimizer.run_coordinates(gradients, state, params)
+
+    def one_by_one(optimizer, state):
+        current, updates = params, []
+        for gradient in gradients:
+            update, state = optimizer.update_coordinates(gradient, state, current)
+            current = current + update
+            updates.append(update)
+        return jnp.stack(updates), state
+
+    def value(run, arguments):
+        updates, state = run(*arguments)
+        return jnp.sum(updates * wanted) + sum(jnp.sum(x**2) for x in jax.tree.leaves(state))
+
+    assert_trees_close(at_once(optimizer, state), one_by_one(optimizer, state), rtol=1e-5, atol=1e-6)
+    ours, plain = (
+        eqx.filter_grad(lambda a, run=run: value(run, a))((optimizer, state)) for run in (at_once, one_by_one)
+    )
+    assert_trees_close(ours, plain, rtol=1e-4, atol=1e-5 * optax.tree.norm(plain))

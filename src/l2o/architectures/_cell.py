@@ -40,7 +40,7 @@ class Cell(eqx.Module):
     def run(self, xs, h, c):
         """All steps on inputs [length, inputs, num]: the activations [length, hidden, num], and the last h and c.
 
-        The derivative is our own: what a step computed is stored and not computed again.
+        The derivative, in reverse mode only, is our own: what a step computed is stored, and not computed again.
         """
         return _run(self.weight, self.bias, xs, h, c)
 
@@ -51,28 +51,26 @@ def _run(weight, bias, xs, h, c):
 
 
 def _run_forward(weight, bias, xs, h, c):
-    num_units, num_gates = len(h), 3 * len(h)
-    is_gate = jnp.arange(len(weight))[:, None] < num_gates
+    num_units = len(h)
+    is_gate = jnp.arange(len(weight))[:, None] < 3 * num_units
     scale = jnp.where(is_gate, 0.5, 1.0).astype(weight.dtype)  # sigmoid(x) = tanh(x / 2) / 2 + 1 / 2
     shift = jnp.where(is_gate, 0.5, 0.0).astype(weight.dtype)
-    num_inputs = weight.shape[1]
 
-    def step(carry, inputs):
+    def step(carry, t_and_x):
         h, c, stored = carry
-        t, x = inputs
+        t, x = t_and_x
         inputs = jnp.concatenate([x, h])
         activations = jnp.tanh((weight @ inputs + bias[:, None]) * scale) * scale + shift
         i, f, o, z = jnp.split(activations, 4)
         new_c = f * c + i * z
         squashed = jnp.tanh(new_c)
         h = o * squashed
-        row = 0
-        for x in (activations, c, squashed, inputs):
-            stored = jax.lax.dynamic_update_slice(stored, x[None], (t, row, 0))
-            row += len(x)
+        for part, value in ((0, activations), (4, c), (5, squashed), (6, inputs)):
+            stored = jax.lax.dynamic_update_slice(stored, value[None], (t, part * num_units, 0))
         return (h, new_c, stored), h
 
-    stored = jnp.zeros((len(xs), 6 * num_units + num_inputs, h.shape[1]), weight.dtype)
+    # All in one buffer: XLA would fill several of one shape with zeros once, and copy that for each.
+    stored = jnp.zeros((len(xs), 6 * num_units + weight.shape[1], h.shape[1]), weight.dtype)
     (h, c, stored), hs = jax.lax.scan(step, (h, c, stored), (jnp.arange(len(xs)), xs))
     return (hs, h, c), (weight, stored)
 
