@@ -3,9 +3,10 @@
     python benchmarks/guarded.py [--quick] [--tasks 200] [--only FAMILY ...] [--alone] [--resume]
         [--work 2.4e7]
 
-`l2o.Guarded(learned, optax.adam(1e-3))` for every shipped optimizer, beside Adam(1e-3) itself, on the same tasks, starts
-and minibatches. The variants: the family as it is; its loss times 1e6; gradients that are NaN at a random 5 % of the steps
-(Adam skips those too, by `optax.apply_if_finite`, or it would end as NaN itself); ReLU nets; 10,000 steps.
+`l2o.Guarded(learned, optax.adam(1e-3))` for every shipped optimizer that takes params of any kind, beside Adam(1e-3) itself,
+on the same tasks, starts and minibatches. The variants: the family as it is; its loss times 1e6; gradients that are NaN at a
+random 5 % of the steps (Adam skips those too, by `optax.apply_if_finite`, or it would end as NaN itself); ReLU nets; 10,000
+steps.
 
 Every family's optimizee is made as small as it can be and still be of that family (`SMALL`; `TINY` for the long runs), so
 that 200 tasks of each, or as many as `WORK` allows of the larger ones and of the long runs, fit into half an hour of one core,
@@ -269,7 +270,7 @@ def main():
         found = []
         with jax.default_device(device):
             fallback = run(alone, family, horizon, size)
-            for learned_name in l2o.pretrained.names():
+            for learned_name in l2o.pretrained.names(partitioned=False):
                 start = time.perf_counter()
                 learned = l2o.load(learned_name)
                 guarded = l2o.Guarded(learned, adam)
@@ -309,7 +310,7 @@ def main():
     options = {"work": arguments.work / 60, "long": LONG // 10} if arguments.quick else {"work": arguments.work}
     todo = cases(num_tasks, only=arguments.only, **options)
     if arguments.resume:
-        names = l2o.pretrained.names()
+        names = l2o.pretrained.names(partitioned=False)
         todo = [case for case in todo if any(table.num_tasks(*case[:2], name) < case[-1] for name in names)]
     with ThreadPoolExecutor(len(jax.devices())) as pool:
         for found in pool.map(on_a_free_device, todo):

@@ -2,11 +2,12 @@
 
     python benchmarks/torch_step.py [--num 1000000] [--repeats 11]
 
-One core, single precision, gradients given, state donated where JAX can. Everything is warmed up and then timed in turn,
-A B C A B C, so that a busy machine disturbs all alike; figures are medians, and "twin" is the median of the ratios within
-each turn. "CPU" is the time that the process had the core for, all threads: what the clock shows when nobody else wants it.
-Then where the time goes: what a step must compute and move, at the peaks measured here, and the parts of one step, alone (the
-least of their times). The trajectories are compared by benchmarks/torch_trajectory.py.
+Of those, that is, that take params of any kind. One core, single precision, gradients given, state donated where JAX can.
+Everything is warmed up and then timed in turn, A B C A B C, so that a busy machine disturbs all alike; figures are medians,
+and "twin" is the median of the ratios within each turn. "CPU" is the time that the process had the core for, all threads:
+what the clock shows when nobody else wants it. Then where the time goes: what a step must compute and move, at the peaks
+measured here, and the parts of one step, alone (the least of their times). The trajectories are compared by
+benchmarks/torch_trajectory.py.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def table(num, repeats):
     gradient = np.random.default_rng(0).normal(size=num).astype(np.float32) * 1e-2
     entries = {"torch Adam": torch_step(lambda p: torch.optim.Adam(p, 1e-3), num, gradient)}
     entries["optax Adam"] = jax_step(optax.adam(1e-3), num, gradient)
-    for name in l2o.pretrained.names():
+    for name in l2o.pretrained.names(partitioned=False):
         make = functools.partial(LearnedOptimizer, weights=name)
         entries[f"{name}, torch"] = torch_step(make, num, gradient)
         entries[f"{name}, JAX"] = jax_step(l2o.load(name), num, gradient)
@@ -157,7 +158,7 @@ def main():
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, jax {jax.__version__}\n")
     ratios, seconds = table(num, repeats)
-    for name in l2o.pretrained.names():
+    for name in l2o.pretrained.names(partitioned=False):
         if l2o.pretrained.header(name)["architecture"] == "lstm":
             roofline(name, num, seconds[f"{name}, torch"], repeats)
     print()

@@ -175,7 +175,9 @@ def main():
     head = f"| relative drift after step | {' | '.join(map(str, steps))} | largest |"
     print(head + f"\n|---|{'---|' * (len(steps) + 1)}")
     lines, verdicts = [], []
-    cases = itertools.product(arguments.only or [*l2o.pretrained.names(), "adam"], PROBLEMS, BAR.items())
+    cases = itertools.product(
+        arguments.only or [*l2o.pretrained.names(partitioned=False), "adam"], PROBLEMS, BAR.items()
+    )
     for name, problem, (precision, limit) in cases:
         found, losses = drifts(name, precision, problem, arguments.steps)
         case = f"{name}, {problem}, {precision}"

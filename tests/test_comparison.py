@@ -182,6 +182,21 @@ def test_a_line_search_is_left_out_where_minibatches_would_mislead_it():
         comparison.compare({"noisy": PANELS["noisy/bowl"]}, ["lbfgs", "sgd"], **SMALL)
 
 
+def test_an_optimizer_whose_parts_do_not_fit_is_left_out(tmp_path):
+    pair = l2o.Partitioned({"a": tiny_lstm(), "b": tiny_lstm(1)})
+    fitting = l2o.FunctionTask(lambda key: {"a": jnp.ones(2), "b": jnp.ones(3)}, lambda p, key: jnp.sum(p["a"] ** 2))
+    panels = {"bowl": PANELS["bowl"], "pair": PANELS["bowl"]._replace(make=lambda: lambda key: fitting)}
+    result = comparison.compare(panels, {"pair": pair, "sgd": "sgd"}, folder=tmp_path, **SMALL)
+    assert "refuses these params: The params' leaves are named" in result.left_out["bowl"]["pair"]
+    assert set(result.records["bowl"]) == {"sgd"}
+    assert set(result.records["pair"]) == {"pair", "sgd"}
+    again = comparison.compare(panels, ["sgd"], folder=tmp_path, resume=True, **SMALL)
+    assert again.left_out["bowl"] == {}
+    assert comparison.load(tmp_path).left_out == result.left_out
+    with pytest.raises(ValueError, match=r"pair refuses these params: .*Leave it out"):
+        comparison.compare({"bowl": PANELS["bowl"]}, {"pair": pair, "sgd": "sgd"}, **SMALL)
+
+
 def test_a_panel_is_compiled_once_for_all_its_baselines(caplog):
     jax.config.update("jax_log_compiles", True)  # the context manager does not reach other threads
     try:

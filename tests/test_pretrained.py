@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 from fakes import Descent, assert_trees_equal, bowl, bowls, tiny_lstm
@@ -139,7 +140,11 @@ def test_saving_where_one_cannot(tmp_path):
 @pytest.mark.parametrize("name", pretrained.names())
 def test_every_shipped_optimizer_loads_works_and_says_where_it_is_from(name):
     optimizer = l2o.load(name)
-    curves = l2o.loss_curves(optimizer, bowls, horizon=3, num_tasks=2, key=jax.random.key(0))
+    parts = optimizer.parts if isinstance(optimizer, l2o.Partitioned) else ["all"]  # a leaf for each
+    task = l2o.FunctionTask(
+        lambda key: dict.fromkeys(parts, jnp.ones(2)), lambda p, key: optax.tree.norm(p, squared=True)
+    )
+    curves = l2o.loss_curves(optimizer, lambda key: task, horizon=3, num_tasks=2, key=jax.random.key(0))
     assert np.isfinite(curves).all()
     header = pretrained.header(name)
     assert header["recipe"]

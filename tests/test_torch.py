@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 
 import l2o.torch as l2o_torch  # noqa: E402 (after the check that there is one)
 from l2o.torch import LearnedOptimizer, _optimizer  # noqa: E402
+from l2o.torch._rule import of_part  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -79,13 +80,22 @@ def drift(actual, expected):
 
 
 PRECISIONS = pytest.mark.parametrize(("dtype", "limit"), [(np.float64, 1e-6), (np.float32, 1e-2)])
-SHIPPED = pytest.mark.parametrize("name", pretrained.names())
+SHIPPED = pytest.mark.parametrize(  # a partitioned optimizer: every part for itself, as "NAME:PART"
+    "name",
+    [
+        f"{name}:{part}" if part else name
+        for name in pretrained.names()
+        for part in pretrained.header(name)["arguments"].get("parts", [""])
+    ],
+)
 
 
 def both(name, dtype):
     """A shipped optimizer that computes in `dtype`, for JAX and for torch."""
+    name, _, part = name.partition(":")
     weights = l2o_torch.load_weights(name, dtype=torch.float64 if dtype == np.float64 else torch.float32)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), l2o.load(name)), weights
+    optimizer = l2o.load(name).parts[part] if part else l2o.load(name)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), optimizer), of_part(weights, part or None)
 
 
 @SHIPPED
@@ -422,8 +432,7 @@ def test_interrupted_in_one_framework_and_continued_in_the_other(name, tmp_path)
     """After a random number of steps, both directions."""
     path, cut = tmp_path / "state.safetensors", int(np.random.default_rng(5).integers(2, 9))
     with jax.enable_x64(True):
-        rule = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), l2o.load(name))
-        weights = l2o_torch.load_weights(name, dtype=torch.float64)
+        rule, weights = both(name, np.float64)
         whole, _ = in_jax(rule, 12, np.float64)
 
         # JAX, then torch

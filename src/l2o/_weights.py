@@ -16,9 +16,10 @@ PARTITIONED = "partitioned"
 _FOLDER = Path(__file__).parent / "pretrained"
 
 
-def names() -> list[str]:
-    """Names of the optimizers that ship with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
+def names(*, partitioned: bool = True) -> list[str]:
+    """Names of the optimizers that ship with the package; with `partitioned=False`, of those for params of any kind."""
+    files = {path.stem: path for path in _FOLDER.glob("*.safetensors")}
+    return sorted(name for name, path in files.items() if partitioned or read(path)[1]["architecture"] != PARTITIONED)
 
 
 def shipped(name: str) -> Path:

@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from l2o import _devices, _weights, baselines, costs, pretrained, scale, tuning
 from l2o._files import check_writable, write_whole
 from l2o._panel import Panel
-from l2o._task import is_deterministic
+from l2o._task import TaskFamily, is_deterministic
 from l2o.baselines import Baseline
 from l2o.costs import MetaTraining, StepCost
 from l2o.evaluation import Curves, run_tasks
@@ -107,13 +107,15 @@ def compare(
         or a mapping from a name of your choice to one of those, to a learned optimizer, to the result of `meta_train` (its
         cost is then reported), or to any optax transformation, which is taken as it is. Only baselines are tuned, on
         `tune_tasks` tasks by `search`. Weights are warned of where gradients are far from those of their training.
+        A panel whose params an optimizer refuses is recorded as left out.
     - `measure_costs`: time a step of each, side by side, after all runs.
     - `folder`: where to record; default nowhere. `resume`: go on with the comparison there; panels and optimizers may be new.
     - `on_done(panel, optimizer, record)` is called after each cell, from the thread that ran it.
 
     **Raises:** before anything is run: `ValueError` for names that do not exist, a baseline that minibatches would mislead on
-    every panel (L-BFGS), or a folder of a comparison with other settings; `FileExistsError` if the folder holds a comparison and
-    `resume` is not set; `FileNotFoundError` for data that are not there.
+    every panel (L-BFGS), an optimizer that refuses every panel's params, or a folder of a comparison with other settings;
+    `FileExistsError` if the folder holds a comparison and `resume` is not set; `FileNotFoundError` for data that are not
+    there.
     """
     search = search or Search()
     contenders = _contenders(optimizers)
@@ -222,17 +224,33 @@ def _warn_of_scale(families, contenders, missing, keys) -> None:
 
 
 def _not_applicable(families, contenders, key) -> dict[str, dict[str, str]]:
-    line_searches = [n for n, c in contenders.items() if c.baseline and c.baseline.deterministic_only]
-    left_out = {p: {} for p in families}
-    if not line_searches:
-        return left_out
-    why = "needs a deterministic loss for its line search, but this task's loss depends on its key (minibatches)"
-    for name, family in families.items():
-        if not is_deterministic(family, key):
-            left_out[name] = dict.fromkeys(line_searches, why)
-    if all(left_out.values()):
-        raise ValueError(f"{line_searches[0]} {why}. Leave it out.")
+    wants_line_search = any(c.baseline and c.baseline.deterministic_only for c in contenders.values())
+    left_out = {}
+    for panel, family in families.items():
+        noisy = wants_line_search and not is_deterministic(family, key)
+        left_out[panel] = {n: why for n, c in contenders.items() if (why := _why_not(c, family, noisy, key))}
+    for name in contenders:
+        if families and all(name in reasons for reasons in left_out.values()):
+            why = next(iter(left_out.values()))[name]
+            raise ValueError(f"{name} {why}. Leave it out.")
     return left_out
+
+
+def _why_not(contender, family, noisy, key) -> str | None:
+    if contender.baseline is None:
+        return refusal(contender.optimizer, family, key)
+    if contender.baseline.deterministic_only and noisy:
+        return "needs a deterministic loss for its line search, but this task's loss depends on its key (minibatches)"
+    return None
+
+
+def refusal(optimizer: Any, family: TaskFamily, key: PRNGKeyArray) -> str | None:
+    """What an optimizer has against the params of a family, as a `Partitioned` one whose parts do not fit; else `None`."""
+    try:
+        eqx.filter_eval_shape(lambda: optimizer.init(family(key).init(key)))
+    except ValueError as error:
+        return f"refuses these params: {str(error).rstrip('.')}"
+    return None
 
 
 def _programs(cells, contenders) -> list[tuple[str, list[str]]]:
@@ -394,8 +412,12 @@ class _Store:
                         f"The comparison in {self.folder} was made with other {what}: {field} is {old.get(field)} there, "
                         f"{new.get(field)} here. Resume with the same, or choose another folder."
                     )
-        for kind in ("panels", "optimizers", "left_out"):
+        for kind in ("panels", "optimizers"):
             self.content[kind] = {**before[kind], **self.content[kind]}
+        reasons = self.content["left_out"]
+        self.content["left_out"] = before["left_out"] | {
+            p: before["left_out"].get(p, {}) | r for p, r in reasons.items()
+        }
 
     def comparison(self) -> Comparison:
         panels = {name: Panel(make=_gone, **_with_tuples(panel)) for name, panel in self.content["panels"].items()}

@@ -55,7 +55,7 @@ def run(
         raise ValueError(f"--quick is for suites ({', '.join(_plugins.names('suites'))}); {task!r} is none.")
     else:
         panels = {_title(task, set_): _panel(task, _common.parse_settings(set_), horizon, run_to, window)}
-    names = optimizers or [*l2o.pretrained.names(), *DEFAULT_BASELINES]
+    names = optimizers or [*_shipped_for(panels), *DEFAULT_BASELINES]
     for name in names:
         comparison.check_name(name)
     contenders: dict[str, Any] = {name: name for name in names}
@@ -92,6 +92,13 @@ def run(
         f"Curves: {report.figure(result.records, folder / 'curves.png', window=windows)}\nPage:   l2o report {folder}",
         soft_wrap=True,
     )
+
+
+def _shipped_for(panels):
+    """The shipped optimizers that can be used on some panel."""
+    families, key = [panel.make() for panel in panels.values()], jax.random.key(0)
+    shipped = {name: l2o.load(name) for name in l2o.pretrained.names()}
+    return [n for n, o in shipped.items() if any(comparison.refusal(o, f, key) is None for f in families)]
 
 
 def _title(task, settings):
