@@ -12,7 +12,7 @@ imitate. CPU times are of one core. Stages, each skipped where its file is there
    rule needs no more. 12 CPU-minutes for each of the four. The teacher's constants are the best of a search of 600 on a small net
    (8 x 8 pixels, 8-8 channels), its rates then halved on this one (LOG.md). All ten labels were used for that: LSTM-sub has
    never seen the labels it is tested on, but its teacher was chosen with them.
-2. measure: compared on the paper's panels (`l2o.suites.paper`), baselines tuned on other keys. The teacher runs beside them.
+2. measure: compared on the paper's panels (`l2o.suites.paper`), baselines tuned on other keys; the teacher too, if asked for.
    Resumable, an optimizer at a time; published when all of a panel are there.
 3. ship: the two LSTMs become `lstm-cifar`, with the size of the gradients that they know (16 runs, 16 minutes).
 
@@ -273,9 +273,9 @@ def recipe(arguments, size, labels, seconds):
 def measure(folder, name, arguments, key):
     trained = {n: saved(folder, n) for n, (_, _, panels) in OPTIMIZERS.items() if name in panels}
     contenders = {n: path for n, path in trained.items() if path.exists()}
-    if name == "cifar10":
-        contenders[TEACHER] = optax.partition(TEACHERS, kinds)
     contenders |= {n: n for n in PAPER_BASELINES}
+    if arguments.only == TEACHER:
+        contenders[TEACHER] = optax.partition(TEACHERS, kinds)
     if arguments.only:
         contenders = {n: c for n, c in contenders.items() if n == arguments.only}
     if not contenders:

@@ -125,7 +125,7 @@ def test_what_cannot_be_resumed_or_loaded_says_so(tmp_path):
         comparison.compare(PANELS, ["sgd"], folder=tmp_path, resume=True, **SMALL)
     with pytest.raises(FileNotFoundError, match=r"holds no comparison \(no comparison.json\)"):
         comparison.load(tmp_path)
-    with pytest.raises(ValueError, match=r"No optimizer named 'nope'\. Pretrained: lstm-mnist"):
+    with pytest.raises(ValueError, match=r"No optimizer named 'nope'\. Pretrained: lstm-cifar"):
         comparison.compare(PANELS, ["nope"], **SMALL)
 
 

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 import l2o
 import l2o.torch
 p = torch.nn.Parameter(torch.ones(3))
-for name in l2o.torch.names():
+for name in l2o.torch.names(partitioned=False):
     optimizer = l2o.torch.LearnedOptimizer([p], name)
     with l2o.torch.Recorder() as recorder:
         for _ in range(3):
