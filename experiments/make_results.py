@@ -103,12 +103,13 @@ tuned for each net.""",
         "CIFAR-10",
         "cifar10",
         "python experiments/cifar.py --panel cifar10",
-        """16-16-16 channels of 5 × 5, 32 dense units, ReLU, batch norm, minibatch 128, 1,000 steps; means of the last hundred. *Two
-LSTMs*, `lstm-cifar`: one for the convolutional and one for the dense parameters. *One LSTM* for all. They were not trained by
-back-propagation through the net as the paper's, which takes a GPU, but to imitate annealed momentum rules on gradients
-recorded on this net: two rules, found by a search of 600 settings; for the one LSTM, which cannot tell the two kinds apart,
-the best of three tried between them. Their lead is the rules' lead over rules whose only tuned constant is a rate, and shows
-that a learned optimizer can hold it; baselines with annealed rates were not measured.""",
+        """16-16-16 channels of 5 × 5, 32 dense units, ReLU, batch norm, minibatch 128, 1,000 steps; means of the last
+hundred. *Two LSTMs*, `lstm-cifar`: one for the convolutional and one for the dense parameters. *One LSTM* for all.
+They were not trained by back-propagation through the net as the paper's, which takes a GPU, but to imitate
+annealed momentum rules on gradients recorded on this net: two rules, found by a search of 600 settings; for the
+one LSTM, which cannot tell the two kinds apart, the best of three tried between them. Their lead is the rules'
+lead over rules whose only tuned constant is a rate, and shows that a learned optimizer can hold it; baselines with
+annealed rates were not measured.""",
         ("cifar10-cifar10.png",),
     ),
 ]
