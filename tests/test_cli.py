@@ -118,6 +118,10 @@ MISTAKES = [
     (["train", "quadratic", "--estimator", "nosuch"], "No estimator named 'nosuch'. Estimators: bptt, pes"),
     (["train", "quadratic", "--truncation", "30"], "`truncation` must divide `horizon`, got truncation=30"),
     (["train", "quadratic", "-s", "dimension=3"], "unexpected keyword argument 'dimension'"),
+    (
+        ["train", "convnet", "-s", "channels=4"],
+        "convnet cannot be made with {'channels': 4}: object of type 'int'",
+    ),
     (["train", "mlp", "-s", "data=nosuch"], "No data set named 'nosuch'. Data sets:"),
     (["train", "nosuch:family"], "No module named 'nosuch'"),
     (["train", "my_module:broken"], "The loss must be a scalar, got shape (3,)"),

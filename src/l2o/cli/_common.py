@@ -58,6 +58,10 @@ def _call(function, settings, name):
     except TypeError as error:
         if "unexpected keyword argument" in str(error):
             raise ValueError(f"{name}: {str(error).split(') ')[-1].split('() ')[-1]}. See `l2o tasks`.") from error
+        if settings:
+            raise ValueError(
+                f"{name} cannot be made with {settings}: {error}. Several numbers are written as in channels=[16,16]."
+            ) from error
         raise
 
 
