@@ -44,9 +44,11 @@ class Blocks:
 
     Equal to `Stored`, for coordinatewise optimizers only. Unrolls of thousands of steps fit. Stays within a CPU's cache, and
     leaves out coordinates that no loss sees (pixels that are always black): there it is the faster of the two for networks.
+
+    **Arguments:** `size`: default 256 on a CPU, 16,384 elsewhere.
     """
 
-    size: int = 256
+    size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,8 +352,12 @@ def _choose(everything, weights, wants_start, key, form):
 
 
 def _block_size(form, num):
-    on_cpu = jax.default_backend() == "cpu"
-    size = form.size if isinstance(form, Blocks) else Blocks.size if on_cpu else num
+    if isinstance(form, Blocks) and form.size is not None:
+        size = form.size
+    elif jax.default_backend() == "cpu":
+        size = 256  # fits the cache
+    else:
+        size = 2**14 if isinstance(form, Blocks) else num
     return max(1, min(size, num))
 
 
