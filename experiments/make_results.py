@@ -103,20 +103,19 @@ tuned for each net.""",
         "CIFAR-10",
         "cifar10",
         "python experiments/cifar.py --panel cifar10",
-        """16-16-16 channels of 5 × 5, 32 dense units, ReLU, batch norm, minibatch 128, 1,000 steps; means of the last
-hundred. *Two LSTMs*, `lstm-cifar`: one for the convolutional and one for the dense parameters. *One LSTM* for all.
-They were not trained by back-propagation through the net as the paper's, which takes a GPU, but to imitate
-annealed momentum rules on gradients recorded on this net: two rules, found by a search of 600 settings; for the
-one LSTM, which cannot tell the two kinds apart, the best of three tried between them. Their lead is the rules'
-lead over rules whose only tuned constant is a rate, and shows that a learned optimizer can hold it; baselines with
-annealed rates were not measured.""",
+        """16-16-16 channels of 5 × 5, 32 dense units, ReLU, batch norm, minibatch 128, 1,000 steps; means of the last hundred.
+*Two LSTMs*, `lstm-cifar`: one for the convolutional and one for the dense parameters. They were not trained by
+back-propagation through the net as the paper's, which takes a GPU, but to imitate two annealed momentum rules, found by a
+search of 600 settings, on gradients recorded on this net. Their lead is the rules' lead over rules whose only tuned constant is
+a rate, and shows that a learned optimizer can hold it; baselines with annealed rates were not measured.""",
         ("cifar10-cifar10.png",),
     ),
 ]
 
 MISSING = """## Not measured yet
 
-- **CIFAR-5, CIFAR-2** (section 3.3): `experiments/cifar.py` is complete; measuring a panel takes some five CPU-hours.
+- **CIFAR-5, CIFAR-2, and one LSTM for all parameters on CIFAR-10** (section 3.3): `experiments/cifar.py` is complete; measuring
+  a panel takes some five CPU-hours.
 - **Neural art** (section 3.4): `experiments/style.py` makes the comparison; the 100 test pictures take eight CPU-hours at
   64 × 64 pixels and more than a day at 128 × 128. A first look on 8 windows: `lstm-mnist` is far ahead early and level with Adam
   at step 128, which is within 3 % of what many more steps reach ([style.md](style.md)).
