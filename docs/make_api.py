@@ -4,7 +4,19 @@ import inspect
 from pathlib import Path
 
 import l2o
-from l2o import _plugins, comparison, costs, pretrained, recording, report, states, statistics, summary, surrogates
+from l2o import (
+    _plugins,
+    comparison,
+    costs,
+    pretrained,
+    recording,
+    report,
+    results,
+    states,
+    statistics,
+    summary,
+    surrogates,
+)
 from l2o.architectures import lstm
 from l2o.imitation import Imitation
 from l2o.tasks import lasso
@@ -25,9 +37,9 @@ def page() -> str:
             lines.append(f"| `l2o.{kind}.{name}.{member}` | {first_line(f'{kind}.{name}', found)} |")
     for found in (
         comparison.compare,
-        comparison.load,
-        comparison.Comparison,
-        comparison.Record,
+        results.load,
+        results.Comparison,
+        results.Record,
         summary.rows,
         summary.table,
         summary.write_table,

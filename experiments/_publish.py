@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import l2o
-from l2o import comparison, report, summary
+from l2o import report, results, summary
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -19,7 +19,7 @@ def publish(folder: Path, name: str, *, quick: bool, figures: bool = True) -> No
     written = report.write(folder)
     print(written.text)
     print(f"Report: {written.page}")
-    found = comparison.load(folder)
+    found = results.load(folder)
     ratios = folder / "ratios.csv"
     with ratios.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["panel", "optimizer", "step", "best", "ratio", "low", "high", "num_tasks"])
@@ -37,7 +37,7 @@ def publish(folder: Path, name: str, *, quick: bool, figures: bool = True) -> No
     print(f"Published in {RESULTS}: {name}*")
 
 
-def ratio_rows(found: comparison.Comparison, panel: str):
+def ratio_rows(found: results.Comparison, panel: str):
     """Every other optimizer's loss over that of the best of the paper's four baselines, at the horizon and the last step."""
     records, setting = found.records[panel], found.panels[panel]
     paper = [name for name in l2o.baselines.PAPER_BASELINES if name in records]

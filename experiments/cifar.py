@@ -138,8 +138,8 @@ def main():
         if arguments.only not in (None, name) or (arguments.quick and name != "two LSTMs"):
             continue  # one of them is quick enough: compiling is what takes time
         start_key, runs_key = jax.random.split(jax.random.fold_in(key, i))
-        family = convnet.family(**size.net, labels=labels)
         if "imitate" in stages and not saved(folder, name).exists():
+            family = convnet.family(**size.net, labels=labels)
             started = time.perf_counter()
             optimizer = imitate(student(pair, size.horizon, start_key), family, size, runs_key)
             seconds = round(time.perf_counter() - started)

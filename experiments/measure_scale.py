@@ -3,8 +3,8 @@
     python experiments/measure_scale.py [NAME ...] [--quick]
 
 Runs every optimizer 16 times on the family that its recipe names (`l2o.scale.measure`) and saves it again; arrays, recipe and
-licence stay. Seconds to a minute each; full MNIST for `lstm-mnist` (docs/data.md). `--quick` takes the shipped sample, and
-only prints.
+licence stay. Up to a minute each, but 16 for `lstm-cifar`; full MNIST or CIFAR-10 for those trained on it (docs/data.md).
+`--quick` takes the shipped sample, and only prints.
 """
 
 import argparse

@@ -24,7 +24,7 @@ import numpy as np
 from _publish import RESULTS, publish
 
 import l2o
-from l2o import comparison, summary
+from l2o import comparison, results, summary
 from l2o.report.styles import all_optimizers, styles
 from l2o.suites import paper
 from l2o.tasks import mlp
@@ -64,7 +64,7 @@ def main():
             tune_tasks=4,
             figures=False,  # one of all, below
         )
-        grid_figure(comparison.load(folder), folder / "grid.png", quick=arguments.quick)
+        grid_figure(results.load(folder), folder / "grid.png", quick=arguments.quick)
 
 
 def run(arguments, name, panels, key, *, num_tasks, tune_tasks, figures=True):

@@ -32,7 +32,7 @@ import optax
 from jaxtyping import Array, Float
 
 import l2o
-from l2o import comparison
+from l2o import comparison, results
 from l2o.estimators.bptt import BPTT
 from l2o.suites import paper
 from l2o.tasks import style
@@ -173,7 +173,7 @@ def pictures(arguments, key):
     else:
         photo, painting = (l2o.data.load_style(name, 64) for name in ("scream", "starry_night"))
         task = style.between(photo, painting)
-    found = comparison.load(arguments.folder / "style_64").records["style_64"]
+    found = results.load(arguments.folder / "style_64").records["style_64"]
     rows = {}
     for name, record in found.items():
         if record.learned:

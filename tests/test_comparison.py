@@ -18,10 +18,10 @@ import pytest
 from fakes import Descent, bowl, bowls, tiny_lstm
 
 import l2o
-from l2o import comparison, costs, pretrained, summary, tuning
-from l2o.comparison import Comparison, Record
+from l2o import comparison, costs, pretrained, results, summary, tuning
 from l2o.costs import MetaTraining, StepCost
 from l2o.evaluation import Curves
+from l2o.results import Comparison, Record
 from l2o.tuning import Search
 
 KEY = jax.random.key(0)
@@ -77,7 +77,7 @@ def test_a_learned_optimizer_and_an_optax_one_are_taken_as_they_are(small):
 def test_recorded_is_what_was_run(small, tmp_path):
     optimizers = {"sgd": "sgd", "adam": "adam", "learned": Descent(jnp.log(0.3))}
     recorded = comparison.compare(PANELS, optimizers, folder=tmp_path, **SMALL)
-    loaded = comparison.load(tmp_path)
+    loaded = results.load(tmp_path)
     assert numbers(small) == numbers(recorded) == numbers(loaded)
     assert loaded.panels.keys() == PANELS.keys()
     with pytest.raises(ValueError, match="loaded from its records"):
@@ -124,7 +124,7 @@ def test_what_cannot_be_resumed_or_loaded_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no comparison to resume"):
         comparison.compare(PANELS, ["sgd"], folder=tmp_path, resume=True, **SMALL)
     with pytest.raises(FileNotFoundError, match=r"holds no comparison \(no comparison.json\)"):
-        comparison.load(tmp_path)
+        results.load(tmp_path)
     with pytest.raises(ValueError, match=r"No optimizer named 'nope'\. Pretrained: lstm-cifar"):
         comparison.compare(PANELS, ["nope"], **SMALL)
 
@@ -192,7 +192,7 @@ def test_an_optimizer_whose_parts_do_not_fit_is_left_out(tmp_path):
     assert set(result.records["pair"]) == {"pair", "sgd"}
     again = comparison.compare(panels, ["sgd"], folder=tmp_path, resume=True, **SMALL)
     assert again.left_out["bowl"] == {}
-    assert comparison.load(tmp_path).left_out == result.left_out
+    assert results.load(tmp_path).left_out == result.left_out
     with pytest.raises(ValueError, match=r"pair refuses these params: .*Leave it out"):
         comparison.compare({"bowl": PANELS["bowl"]}, {"pair": pair, "sgd": "sgd"}, **SMALL)
 
@@ -234,7 +234,7 @@ def test_killed_at_random_and_resumed_gives_the_same_table(tmp_path):
         process.wait()
     for path in (folder, tmp_path / "whole"):
         subprocess.run([sys.executable, script, path], check=True)
-    killed, whole = (numbers(comparison.load(path)) for path in (folder, tmp_path / "whole"))
+    killed, whole = (numbers(results.load(path)) for path in (folder, tmp_path / "whole"))
     assert json.dumps(killed) == json.dumps(whole)
     assert not list(folder.rglob("*.part"))
 

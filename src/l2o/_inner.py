@@ -304,10 +304,8 @@ def _replay_group(optimizer, run, weights, key, form):
         taken = jax.tree.map(lambda x: x.at[..., ours].get(mode="fill", fill_value=0), everything)
         params, opt_state, gradients, loss_gradients, ct_final = taken
         weighted = weights[:, None] * loss_gradients
-        ct_updates = later_gradients(weighted)
-        if ct_final is not None:
-            ct_updates = ct_updates + ct_final[0][None]
-        elif len(gradients) > 1:  # no loss sees the last update
+        ct_updates = _ct_updates(weighted, ct_final)
+        if ct_final is None and len(gradients) > 1:  # no loss sees the last update
             gradients, ct_updates = gradients[:-1], ct_updates[:-1]
 
         def again(arrays, params, opt_state):
@@ -336,19 +334,23 @@ def _choose(everything, weights, wants_start, key, form):
     params, _, _, loss_gradients, ct_final = everything
     num = params.size
     if isinstance(form, Sampled):
-        ct_updates = later_gradients(weights[:, None] * loss_gradients)
-        if ct_final is not None:
-            ct_updates = ct_updates + ct_final[0][None]
+        ct_updates = _ct_updates(weights[:, None] * loss_gradients, ct_final)
         count = max(1, min(num, round(form.fraction * num)))
         return *_draw(key, ct_updates, count, form.uniform), count
     factor = jnp.ones((num,), params.dtype)
-    if wants_start:
+    if wants_start:  # which the first loss may see where no later one does
         return jnp.arange(num), factor, num
     # Of coordinates that no loss sees all cotangents are zero: pixels that are always black, words that do not occur.
     seen = jnp.any(loss_gradients[1:] != 0, axis=0)
     for leaf in jax.tree.leaves(ct_final):
         seen |= jnp.any(leaf.reshape(-1, num) != 0, axis=0)
     return jnp.nonzero(seen, size=num, fill_value=num)[0], factor, jnp.sum(seen)
+
+
+def _ct_updates(weighted, ct_final):
+    """Cotangents of the updates: what later losses see of them, and the end."""
+    later = later_gradients(weighted)
+    return later if ct_final is None else later + ct_final[0][None]
 
 
 def _block_size(form, num):

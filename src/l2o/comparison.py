@@ -3,17 +3,11 @@
 A cell is one optimizer on one panel: all trials on the tuning keys, the choice, and the runs of the chosen setting on the
 test keys. Test keys are the same for all optimizers of a panel (same tasks, starts and minibatches) and are seen by no tuning.
 All tuned baselines of a panel are one program, compiled once, which is told which of them to run. Programs are dealt out to the
-devices, and cells are recorded as they finish:
-
-    FOLDER/comparison.json               what is compared: panels, optimizers, search, keys
-    FOLDER/cells/PANEL/OPTIMIZER.npz     curves, metrics and trials of one cell, written whole or not at all
-    FOLDER/costs/PANEL.json              what a step costs each of them, measured side by side
-
-A comparison that was stopped goes on from these, and computes nothing twice.
+devices, and cells are recorded as they finish (`l2o.results`). A comparison that was stopped goes on from these, and computes
+nothing twice.
 """
 
 import hashlib
-import io
 import json
 import queue
 import threading
@@ -22,49 +16,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from l2o import _devices, _weights, baselines, costs, pretrained, scale, tuning
-from l2o._files import check_writable, write_whole
 from l2o._panel import Panel
 from l2o._task import TaskFamily, is_deterministic
 from l2o.baselines import Baseline
-from l2o.costs import MetaTraining, StepCost
+from l2o.costs import MetaTraining
 from l2o.evaluation import Curves, run_tasks
 from l2o.meta_training import MetaTrained
-from l2o.tuning import Search, Trial, Tuned
+from l2o.results import Comparison, Record, Store, gone
+from l2o.tuning import Search, Tuned
 
 _NUM_IMAGES = 8  # of the first tasks, where the family makes images
-
-
-class Record(NamedTuple):
-    """One cell: an optimizer's results on one panel."""
-
-    curves: Curves
-    tuned: Tuned | None = None  # of a tuned baseline: what was tried, and what was chosen
-    learned: bool = False
-    images: Float[np.ndarray, "num height width 3"] | None = (
-        None  # at the end of the first tasks' runs, in [0, 1]; diverged: 0
-    )
-    seconds: float = float("nan")  # tuning and running on one device; compiling too, for the first of a program
-
-
-class Comparison(NamedTuple):
-    """All that was recorded. `records[panel][optimizer]` is missing where `left_out[panel][optimizer]` says why."""
-
-    panels: dict[str, Panel]  # of a comparison that was loaded, `make` is gone
-    optimizers: tuple[str, ...]  # all that were asked for
-    records: dict[str, dict[str, Record]]
-    left_out: dict[str, dict[str, str]]
-    costs: dict[str, dict[str, StepCost]]
-    meta_training: dict[str, MetaTraining]  # of the learned optimizers of which it is known
-    settings: dict[str, Any]  # num_tasks, tune_tasks, search, key
 
 
 class _Contender(NamedTuple):
@@ -127,7 +96,8 @@ def compare(
     settings = _settings(key, num_tasks, tune_tasks, search)
     store = None
     if folder is not None:
-        store = _Store(Path(folder), resume, panels, contenders, settings, left_out)
+        described = {name: _described(contender) for name, contender in contenders.items()}
+        store = Store(Path(folder), resume, panels, described, settings, left_out)
     cells = [(p, n) for p in panels for n in contenders if n not in left_out[p]]
     records = {cell: record for cell in cells if store and (record := store.read(*cell)) is not None}
 
@@ -163,14 +133,6 @@ def compare(
         meta_training={n: c.meta_training for n, c in contenders.items() if c.meta_training},
         settings=settings,
     )
-
-
-def load(folder: str | Path) -> Comparison:
-    """What `compare` recorded in `folder`, complete or not.
-
-    **Raises:** `FileNotFoundError` if the folder holds no comparison.
-    """
-    return _Store.reading(Path(folder)).comparison()
 
 
 def check_name(name: str) -> None:
@@ -306,7 +268,7 @@ def _run(
         started = time.perf_counter()
         optimizer = None if tuned else contender.built(search, panel.horizon, None)
         arguments = _devices.put((jnp.asarray(index), grid, optimizer, family, tune_keys, test_keys), device)
-        runs, losses, metrics = jax.tree.map(np.asarray, _cell(makes, panel._replace(make=_gone), *arguments))
+        runs, losses, metrics = jax.tree.map(np.asarray, _cell(makes, panel._replace(make=gone), *arguments))
         images = metrics.pop("image", None)
         if images is not None:  # what has diverged is black
             images = np.clip(np.where(np.isfinite(images), images, 0.0), 0.0, 1.0)[:_NUM_IMAGES]
@@ -343,12 +305,6 @@ def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
     return runs, *run_tasks(optimizer, family, test_keys, **options)
 
 
-def _gone():
-    raise ValueError(
-        "This comparison was loaded from its records, which hold no functions. Take the panel from its suite."
-    )
-
-
 def _settings(key, num_tasks, tune_tasks, search) -> dict[str, Any]:
     return {
         "key": np.asarray(jax.random.key_data(key)).tolist(),
@@ -358,136 +314,12 @@ def _settings(key, num_tasks, tune_tasks, search) -> dict[str, Any]:
     }
 
 
-class _Store:
-    """The folder of a comparison."""
-
-    def __init__(self, folder, resume, panels, contenders, settings, left_out):
-        self.folder = folder
-        self.fingerprints = {name: _fingerprint(c) for name, c in contenders.items()}
-        described = {name: _described(panel) for name, panel in panels.items()}
-        optimizers = {
-            name: {
-                "learned": c.learned,
-                "fingerprint": self.fingerprints[name],
-                "meta_training": c.meta_training and c.meta_training._asdict(),
-            }
-            for name, c in contenders.items()
-        }
-        self.content = {"settings": settings, "panels": described, "optimizers": optimizers, "left_out": left_out}
-        if self._path.exists():
-            if not resume:
-                raise FileExistsError(
-                    f"{folder} already holds a comparison. Pass resume=True (`--resume`) to go on with it, or choose another "
-                    "folder."
-                )
-            self._join(json.loads(self._path.read_text()))
-        elif resume:
-            raise FileNotFoundError(f"{folder} holds no comparison to resume. Leave `resume` out to start one there.")
-        check_writable(folder)
-        write_whole(self._path, json.dumps(self.content, indent=1).encode())
-
-    @classmethod
-    def reading(cls, folder):
-        store = cls.__new__(cls)
-        store.folder = folder
-        if not store._path.is_file():
-            raise FileNotFoundError(f"{folder} holds no comparison (no comparison.json). `l2o compare` makes one.")
-        store.content = json.loads(store._path.read_text())
-        store.fingerprints = {name: o["fingerprint"] for name, o in store.content["optimizers"].items()}
-        return store
-
-    @property
-    def _path(self):
-        return self.folder / "comparison.json"
-
-    def _join(self, before):
-        """Old panels and optimizers are kept; what both have must agree."""
-        pairs = [("settings", before["settings"], self.content["settings"])]
-        for kind in ("panels", "optimizers"):
-            pairs += [(n, before[kind][n], new) for n, new in self.content[kind].items() if n in before[kind]]
-        for what, old, new in pairs:
-            for field in old.keys() | new.keys():
-                if old.get(field) != new.get(field):
-                    raise ValueError(
-                        f"The comparison in {self.folder} was made with other {what}: {field} is {old.get(field)} there, "
-                        f"{new.get(field)} here. Resume with the same, or choose another folder."
-                    )
-        for kind in ("panels", "optimizers"):
-            self.content[kind] = {**before[kind], **self.content[kind]}
-        reasons = self.content["left_out"]
-        self.content["left_out"] = before["left_out"] | {
-            p: before["left_out"].get(p, {}) | r for p, r in reasons.items()
-        }
-
-    def comparison(self) -> Comparison:
-        panels = {name: Panel(make=_gone, **_with_tuples(panel)) for name, panel in self.content["panels"].items()}
-        optimizers = self.content["optimizers"]
-        records = {p: {n: r for n in optimizers if (r := self.read(p, n)) is not None} for p in panels}
-        meta = {n: MetaTraining(**o["meta_training"]) for n, o in optimizers.items() if o["meta_training"]}
-        measured = {p: self.read_costs(p) for p in panels}
-        return Comparison(
-            panels, tuple(optimizers), records, self.content["left_out"], measured, meta, self.content["settings"]
-        )
-
-    def _cell(self, panel, optimizer):
-        return self.folder / "cells" / quote(panel, safe="") / f"{quote(optimizer, safe='')}.npz"
-
-    def write(self, panel, optimizer, record):
-        arrays: dict[str, Any] = {"losses": record.curves.losses}
-        arrays |= {f"metric_{name}": values for name, values in record.curves.metrics.items()}
-        if record.images is not None:
-            arrays["images"] = np.round(255 * record.images).astype(np.uint8)
-        if record.tuned is not None:
-            arrays |= {f"trial_{k}": v for k, v in record.tuned.grid._asdict().items()}
-            arrays |= {"trial_losses": record.tuned.losses, "at_edge": np.asarray(record.tuned.at_edge)}
-            arrays["chosen"] = np.argmin(record.tuned.losses)
-        file = io.BytesIO()
-        np.savez(
-            file,
-            learned=record.learned,
-            seconds=record.seconds,
-            fingerprint=self.fingerprints[optimizer],
-            **arrays,
-        )
-        path = self._cell(panel, optimizer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, file.getvalue())
-
-    def read(self, panel, optimizer) -> Record | None:
-        path = self._cell(panel, optimizer)
-        if not path.is_file():
-            return None
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        metrics = {k.removeprefix("metric_"): v for k, v in arrays.items() if k.startswith("metric_")}
-        tuned = None
-        if "trial_losses" in arrays:
-            grid = Trial(*(arrays[f"trial_{field}"] for field in Trial._fields))
-            value = jax.tree.map(lambda x: x[int(arrays["chosen"])].item(), grid)
-            tuned = Tuned(value, bool(arrays["at_edge"]), grid, arrays["trial_losses"])
-        images = arrays["images"] / np.float32(255) if "images" in arrays else None
-        return Record(
-            Curves(arrays["losses"], metrics), tuned, bool(arrays["learned"]), images, float(arrays["seconds"])
-        )
-
-    def write_costs(self, panel, measured):
-        path = self.folder / "costs" / f"{quote(panel, safe='')}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({n: c._asdict() for n, c in measured.items()}, indent=1).encode())
-
-    def read_costs(self, panel) -> dict[str, StepCost]:
-        path = self.folder / "costs" / f"{quote(panel, safe='')}.json"
-        if not path.is_file():
-            return {}
-        return {n: StepCost(**c) for n, c in json.loads(path.read_text()).items()}
-
-
-def _described(panel: Panel) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in panel._asdict().items() if k != "make"}
-
-
-def _with_tuples(panel: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in panel.items()}
+def _described(contender: _Contender) -> dict[str, Any]:
+    return {
+        "learned": contender.learned,
+        "fingerprint": _fingerprint(contender),
+        "meta_training": contender.meta_training and contender.meta_training._asdict(),
+    }
 
 
 def _fingerprint(contender: _Contender) -> str:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from l2o import costs, statistics
 from l2o._files import write_whole
-from l2o.comparison import Comparison, Record
+from l2o.results import Comparison, Record
 from l2o.statistics import Estimate, bootstrap_interval, ratio_interval
 from l2o.tuning import SCHEDULES
 

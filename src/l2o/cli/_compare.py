@@ -1,5 +1,6 @@
 """`l2o compare`."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def run(
         raise ValueError(f"--quick is for suites ({', '.join(_plugins.names('suites'))}); {task!r} is none.")
     else:
         panels = {_title(task, set_): _panel(task, _common.parse_settings(set_), horizon, run_to, window)}
+    panels = {name: p._replace(make=functools.cache(p.make)) for name, p in panels.items()}  # made twice otherwise
     names = optimizers or [*_shipped_for(panels), *DEFAULT_BASELINES]
     for name in names:
         comparison.check_name(name)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from l2o import statistics, summary
-from l2o.comparison import Comparison, Record
+from l2o.results import Comparison, Record
 
 
 class Curve(NamedTuple):

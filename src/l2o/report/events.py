@@ -6,8 +6,8 @@ from urllib.parse import quote
 import numpy as np
 
 from l2o._files import check_writable
-from l2o.comparison import Comparison, Record
 from l2o.report import curves
+from l2o.results import Comparison, Record
 
 
 def write_events(comparison: Comparison, folder: str | Path) -> Path:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from l2o.comparison import Comparison, Record
 from l2o.report import curves
 from l2o.report.styles import Style, all_optimizers, styles
+from l2o.results import Comparison, Record
 
 _HORIZON = {"color": "0.45", "linestyle": (0, (4, 3)), "linewidth": 0.9}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}

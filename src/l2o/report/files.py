@@ -5,14 +5,14 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from l2o import comparison, summary
+from l2o import results, summary
 from l2o._files import check_writable, write_whole
-from l2o.comparison import Comparison
 from l2o.report.events import write_events
 from l2o.report.figures import figure, image_figure, profile_figure
 from l2o.report.html import page
 from l2o.report.styles import all_optimizers, styles
 from l2o.report.text import summarised
+from l2o.results import Comparison
 
 
 class Written(NamedTuple):
@@ -33,7 +33,7 @@ def write(folder: str | Path, output: str | Path | None = None) -> Written:
     """
     folder = Path(folder)
     output = Path(output) if output is not None else folder
-    found = comparison.load(folder)
+    found = results.load(folder)
     config = folder / "config.json"
     about = json.loads(config.read_text()) if config.is_file() else None, _recorded(folder)
     check_writable(output / "figures")

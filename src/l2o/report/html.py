@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from l2o import summary
-from l2o.comparison import Comparison
 from l2o.report import images, text
 from l2o.report.markup import Cell, Markup, element, joined, table
 from l2o.report.page_data import page_data
 from l2o.report.quantities import count, duration, interval, memory, number, solves
 from l2o.report.settings import setting
 from l2o.report.styles import all_optimizers, styles
+from l2o.results import Comparison
 
 
 def page(comparison: Comparison, config: Mapping[str, Any] | None = None, recorded: str | None = None) -> str:

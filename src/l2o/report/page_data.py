@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from l2o.comparison import Comparison
 from l2o.report import curves
 from l2o.report.quantities import number
 from l2o.report.styles import all_optimizers, styles
+from l2o.results import Comparison
 from l2o.tuning import SCHEDULES
 
 

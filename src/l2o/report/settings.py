@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from l2o.comparison import Comparison, Record
 from l2o.report import quantities
+from l2o.results import Comparison, Record
 from l2o.tuning import SCHEDULES
 
 

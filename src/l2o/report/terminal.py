@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from l2o import summary
-from l2o.comparison import Comparison
+from l2o.results import Comparison
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: str = ""):

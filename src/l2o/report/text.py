@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from l2o import summary
-from l2o.comparison import Comparison
 from l2o.report.quantities import count, duration, estimate, listed, number, solves
 from l2o.report.settings import missing, setting
 from l2o.report.styles import all_optimizers
+from l2o.results import Comparison
 
 
 def title(comparison: Comparison) -> str:
