@@ -67,12 +67,14 @@ class Blurred(mlp.MLP):
 
     def init(self, key):
         params = super().init(key)
-        params[0]["w"] = params[0]["w"] / math.sqrt(self.factor)  # the mean of `factor` weights
+        first = params["hidden"][0]
+        first["w"] = first["w"] / math.sqrt(self.factor)  # the mean of `factor` weights
         return params
 
     def loss(self, params, key, *, split="train"):
         if split == "train":
-            params = [{**params[0], "w": damped(params[0]["w"], self.factor)}, *params[1:]]
+            first, *others = params["hidden"]
+            params = {**params, "hidden": [{**first, "w": damped(first["w"], self.factor)}, *others]}
         return super().loss(params, key, split=split)
 
 

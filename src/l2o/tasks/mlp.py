@@ -20,7 +20,11 @@ ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
 class MLP(AbstractTask):
-    """Cross-entropy of a perceptron on minibatches drawn with replacement. Pixels are scaled to [0, 1]."""
+    """Cross-entropy of a perceptron on minibatches drawn with replacement. Pixels are scaled to [0, 1].
+
+    The params are `{"hidden": [...], "output": {...}}`, layers with weights "w" and biases "b", so an optimizer can treat the
+    last one apart.
+    """
 
     x_train: UInt[Array, "num_train pixels"]
     y_train: Int[Array, " num_train"]
@@ -33,13 +37,11 @@ class MLP(AbstractTask):
     outer_batch_size: int = eqx.field(static=True)
 
     def init(self, key):
-        return _start.draw(
-            key,
-            [
-                {"w": Normal((fan_in, fan_out), self._std(fan_in)), "b": Normal((fan_out,), self.init_std or 0.0)}
-                for fan_in, fan_out in itertools.pairwise(self.sizes)
-            ],
+        *hidden, output = (
+            {"w": Normal((fan_in, fan_out), self._std(fan_in)), "b": Normal((fan_out,), self.init_std or 0.0)}
+            for fan_in, fan_out in itertools.pairwise(self.sizes)
         )
+        return _start.draw(key, {"hidden": hidden, "output": output})
 
     def loss(self, params, key, *, split="train"):
         x, y = self._batch(key, split)
@@ -60,10 +62,11 @@ class MLP(AbstractTask):
         return x[index], y[index]
 
     def _logits(self, params, x):
-        x = x.astype(params[0]["w"].dtype) / 255
-        for layer in params[:-1]:
+        output = params["output"]
+        x = x.astype(output["w"].dtype) / 255
+        for layer in params["hidden"]:
             x = ACTIVATIONS[self.activation](x @ layer["w"] + layer["b"][None])
-        return x @ params[-1]["w"] + params[-1]["b"][None]
+        return x @ output["w"] + output["b"][None]
 
 
 def family(
