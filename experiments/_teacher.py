@@ -1,15 +1,13 @@
-"""The hand-designed rule that learned optimizers imitate before they are meta-trained further."""
+"""The hand-designed rules that learned optimizers imitate before they are meta-trained further."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
-def annealed(rate, *, b1, b2, eps, power, warmup, num_steps, exponent, least):
-    r"""Nesterov momentum over a `power` of the mean square, $-a_t\, \bar m_t / (\hat v_t^p + \epsilon)$, with an annealed rate.
-
-    $a_t$ is `rate` times $\min(1, (t + 1) / \text{warmup})\, \max(\text{least}, (1 - t / \text{num\_steps})^\text{exponent})$.
-    """
+def momentum(schedule: optax.Schedule, *, b1, b2, eps, power):
+    r"""Nesterov momentum over a `power` of the mean square, $-a_t\, \bar m_t / (\hat v_t^p + \epsilon)$, $a_t$ by `schedule`."""
 
     def init(params):
         zeros = optax.tree.zeros_like(params)
@@ -21,10 +19,23 @@ def annealed(rate, *, b1, b2, eps, power, warmup, num_steps, exponent, least):
         v = optax.tree.update_moment(gradient, v, b2, 2)
         ahead = optax.tree.bias_correction(optax.tree.update_moment(gradient, m, b1, 1), b1, t + 1)
         v_hat = optax.tree.bias_correction(v, b2, t + 1)
-        schedule = jnp.minimum(1.0, (t + 1) / warmup) * jnp.maximum(
-            least, jnp.maximum(0.0, 1 - t / num_steps) ** exponent
-        )
-        step = jax.tree.map(lambda m, v: -rate * schedule * m / ((v + 1e-20) ** power + eps), ahead, v_hat)
+        step = jax.tree.map(lambda m, v: -schedule(t) * m / ((v + 1e-20) ** power + eps), ahead, v_hat)
         return step, (t + 1, m, v)
 
     return optax.GradientTransformation(init, update)
+
+
+def annealed(rate, *, warmup, num_steps, exponent, least):
+    r"""`rate` times $\min(1, (t + 1) / \text{warmup})\, \max(\text{least}, (1 - t / \text{num\_steps})^\text{exponent})$."""
+
+    def schedule(t):
+        left = jnp.maximum(0.0, 1 - t / num_steps) ** exponent
+        return rate * jnp.minimum(1.0, (t + 1) / warmup) * jnp.maximum(least, left)
+
+    return schedule
+
+
+def through(rates):
+    """Through these `rates` by step, linear in the logarithm between them, and constant after the last."""
+    steps, logs = np.array([*rates], np.float32), np.log([*rates.values()], dtype=np.float32)
+    return lambda t: jnp.exp(jnp.interp(t, steps, logs))

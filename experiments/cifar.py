@@ -27,18 +27,14 @@ Needs the full CIFAR-10 (see docs/data.md).
 import argparse
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import _publish
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from _teacher import annealed
+from _imitation import Fit, Plan, imitate, together
+from _teacher import annealed, momentum
 
 import l2o
-from l2o import comparison, explanation
+from l2o import comparison
 from l2o.architectures import lstm
 from l2o.baselines import PAPER_BASELINES
 from l2o.suites import paper
@@ -56,43 +52,22 @@ OPTIMIZERS = {
 # The rules that are imitated (LOG.md), and what the student's outputs are multiplied by.
 SCHEDULE = {"warmup": 1.75, "num_steps": 1001, "exponent": 0.78, "least": 0.2}
 TEACHERS = {
-    "conv": annealed(0.0079, b1=0.734, b2=0.944, eps=1.3e-7, power=0.586, **SCHEDULE),
-    "dense": annealed(0.0098, b1=0.185, b2=0.793, eps=1e-7, power=0.407, **SCHEDULE),
+    "conv": momentum(annealed(0.0079, **SCHEDULE), b1=0.734, b2=0.944, eps=1.3e-7, power=0.586),
+    "dense": momentum(annealed(0.0098, **SCHEDULE), b1=0.185, b2=0.793, eps=1e-7, power=0.407),
 }
 SCALES = {"conv": 0.05, "dense": 0.02}
 # For one LSTM, which cannot tell the two kinds apart: one rule between them, better for all than either (0.91, 0.95 and 0.97 on
 # two seeds of the paper's net).
-ONE_TEACHER = annealed(0.0088, b1=0.5, b2=0.88, eps=1.2e-7, power=0.5, **SCHEDULE)
+ONE_TEACHER = momentum(annealed(0.0088, **SCHEDULE), b1=0.5, b2=0.88, eps=1.2e-7, power=0.5)
 ONE_SCALE = 0.03
 TEACHER = "their teacher"  # its name on the panel
 
 
-class Fit(NamedTuple):
-    """A stretch of imitation."""
-
-    num_steps: int  # meta-steps
-    length: int  # inner steps
-    rate: float
-    num_coordinates: int
-    own: bool  # whether a run of the student's own is recorded first
-
-
-class Size(NamedTuple):
-    """How much of everything."""
-
-    net: dict[str, Any]
-    horizon: int
-    num_runs: int  # of the teacher's, recorded
-    num_coordinates: int  # recorded of each kind
-    fits: tuple[Fit, ...]
-
-
-FULL = Size(
-    paper.CIFAR_NET,
-    1000,
-    3,
-    1000,
-    (
+FULL = Plan(
+    horizon=1000,
+    num_runs=3,
+    num_coordinates=1000,
+    fits=(
         Fit(300, 100, 5e-3, 128, False),
         Fit(200, 300, 4e-3, 96, False),
         Fit(250, 1000, 3e-3, 64, False),
@@ -100,13 +75,13 @@ FULL = Size(
         Fit(500, 1000, 2e-3, 96, True),
     ),
 )
-QUICK = Size(
-    {"data": "mnist_sample", "downscale": 4, "channels": (4,), "dense": (8,), "batch_size": 16},
-    40,
-    2,
-    50,
-    (Fit(10, 40, 5e-3, 20, False), Fit(10, 40, 3e-3, 20, True)),
+QUICK = Plan(
+    horizon=40,
+    num_runs=2,
+    num_coordinates=50,
+    fits=(Fit(10, 40, 5e-3, 20, False), Fit(10, 40, 3e-3, 20, True)),
 )
+QUICK_NET = {"data": "mnist_sample", "downscale": 4, "channels": (4,), "dense": (8,), "batch_size": 16}
 
 
 def main():
@@ -129,7 +104,7 @@ def main():
     if arguments.quick:
         arguments.panel, arguments.cores = "cifar10", 1
     l2o.use_all_cores(arguments.cores)
-    size = QUICK if arguments.quick else FULL
+    plan, net = (QUICK, QUICK_NET) if arguments.quick else (FULL, paper.CIFAR_NET)
     key = jax.random.key(arguments.seed)
     folder = arguments.folder / "quick" if arguments.quick else arguments.folder
     folder.mkdir(parents=True, exist_ok=True)  # rather than find out after a quarter of an hour
@@ -139,15 +114,18 @@ def main():
             continue  # one of them is quick enough: compiling is what takes time
         start_key, runs_key = jax.random.split(jax.random.fold_in(key, i))
         if "imitate" in stages and not saved(folder, name).exists():
-            family = convnet.family(**size.net, labels=labels)
+            family = convnet.family(**net, labels=labels)
+            teachers = TEACHERS if pair else dict.fromkeys(TEACHERS, ONE_TEACHER)
             started = time.perf_counter()
-            optimizer = imitate(student(pair, size.horizon, start_key), family, size, runs_key)
+            optimizer = imitate(student(pair, plan.horizon, start_key), teachers, family, plan, runs_key)
             seconds = round(time.perf_counter() - started)
-            l2o.pretrained.save(saved(folder, name), optimizer, recipe=recipe(arguments, size, labels, seconds))
+            l2o.pretrained.save(
+                saved(folder, name), optimizer, recipe=recipe(arguments, {**net, "labels": labels}, plan, seconds)
+            )
     if arguments.stage == "ship":
         two = saved(folder, "two LSTMs")
         told = l2o.pretrained.header(two)
-        l2o.pretrained.save(SHIPPED, l2o.load(two), recipe=told["recipe"], family=convnet.family(**size.net))
+        l2o.pretrained.save(SHIPPED, l2o.load(two), recipe=told["recipe"], family=convnet.family(**net))
     if "measure" in stages:
         for panel in PANELS:
             if arguments.panel in (None, panel):
@@ -169,100 +147,17 @@ def student(pair, horizon, key):
     return l2o.Partitioned({name: one(k, SCALES[name]) for k, name in zip(keys, SCALES, strict=True)})
 
 
-def imitate(optimizer, family, size, key):
-    """The student after all fits, to more and more runs: the teacher's, then its own as well."""
-    teachers = TEACHERS if isinstance(optimizer, l2o.Partitioned) else dict.fromkeys(TEACHERS, ONE_TEACHER)
-    recorded = [
-        record(optax.partition(teachers, kinds), family, jax.random.fold_in(key, i), size) for i in range(size.num_runs)
-    ]
-    for i, fit in enumerate(size.fits):
-        if fit.own:
-            recorded.append(record(optimizer, family, jax.random.fold_in(key, size.num_runs + i), size))
-        optimizer, error = imitate_recorded(optimizer, teachers, recorded, fit, seed=i)
-        print(f"imitation, {fit.length} steps: relative squared error {error:.3f}", flush=True)
-    return optimizer
-
-
-def record(optimizer, family, key, size):
-    """Gradients [horizon, num_coordinates] of each kind of parameter in one run: half from all coordinates, half by leaf.
-
-    **Raises:** `FloatingPointError` if the run diverges.
-    """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    index, start = [], 0  # in the raveled params, kind by kind
-    for part in jax.eval_shape(lambda: family(key).init(key)).values():
-        starts = start + np.cumsum([0, *(leaf.size for leaf in jax.tree.leaves(part))])
-        # By leaf: small ones, batch norms and biases, matter as much as large ones.
-        half = size.num_coordinates // 2
-        leaf = rng.integers(0, len(starts) - 1, half)
-        by_leaf = starts[leaf] + rng.integers(0, np.diff(starts)[leaf])
-        index += [rng.integers(start, starts[-1], half), by_leaf]
-        start = starts[-1]
-    run = explanation.recorded(
-        optimizer, family, jnp.asarray(np.concatenate(index)), key[None], horizon=size.horizon, together=False
-    )
-    if not np.isfinite(run.gradients).all():
-        raise FloatingPointError(
-            "A recorded run has gradients that are not finite. Imitate for longer before `own` runs."
-        )
-    print(
-        f"recorded a run: loss {run.losses[0, :-1][-size.horizon // 10 :].mean():.3f} over its last tenth", flush=True
-    )
-    return dict(zip(TEACHERS, np.split(run.gradients[0], len(TEACHERS), axis=1), strict=True))
-
-
-def imitate_recorded(optimizer, teachers, recorded, fit, *, seed):
-    """Descends the relative squared error of the updates over the first `fit.length` steps of random recorded coordinates."""
-    schedule = optax.cosine_decay_schedule(fit.rate, fit.num_steps, 0.05)
-    rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    rng, errors = np.random.default_rng(seed), []
-    state = rule.init(eqx.filter(optimizer, eqx.is_inexact_array))
-
-    @eqx.filter_jit
-    def step(optimizer, state, gradients):
-        error, gradient = eqx.filter_value_and_grad(imitation_error)(optimizer, teachers, gradients)
-        updates, state = rule.update(gradient, state)
-        return eqx.apply_updates(optimizer, updates), state, error
-
-    for _ in range(fit.num_steps):
-        run = recorded[rng.integers(len(recorded))]
-        gradients = {
-            name: jnp.asarray(g[: fit.length, rng.integers(g.shape[1], size=fit.num_coordinates)])
-            for name, g in run.items()
-        }
-        optimizer, state, error = step(optimizer, state, gradients)
-        errors.append(float(error))
-    return optimizer, np.mean(errors[-20:])
-
-
-def imitation_error(optimizer, teachers, gradients):
-    r"""Mean over kinds and over stretches of ten steps of $\lVert u - v \rVert^2 / (\lVert v \rVert\, v_\text{rms})$.
-
-    $v$ is the teacher's update, $v_\text{rms}$ the root mean square of its norm: late, small updates count for more than their
-    size, and for less than as much as early ones, which an unripe student would give up to follow them.
-    """
-    errors = []
-    for name, g in gradients.items():
-        rule, copied = (optimizer.parts[name] if isinstance(optimizer, l2o.Partitioned) else optimizer), teachers[name]
-        _, wanted = jax.lax.scan(lambda s, x, t=copied: t.update(x, s)[::-1], copied.init(g[0]), g)
-        own = jax.checkpoint(lambda s, x, r=rule: r.update_coordinates(x, s, None)[::-1])
-        _, updates = jax.lax.scan(own, rule.init_coordinates(g.shape[1]), g)
-        distance, scale = (jnp.sum(x**2, axis=1).reshape(-1, 10).sum(axis=1) for x in (updates - wanted, wanted))
-        errors.append(jnp.mean(distance / jnp.sqrt(scale * jnp.mean(scale) + 1e-20)))
-    return sum(errors) / len(errors)
-
-
-def recipe(arguments, size, labels, seconds):
-    own = sum(fit.own for fit in size.fits)
+def recipe(arguments, task_arguments, plan, seconds):
+    num_runs = plan.num_runs + sum(fit.own for fit in plan.fits)
     return {
         "task": "convnet",
-        "task_arguments": {**size.net, "labels": labels},
-        "horizon": size.horizon,
+        "task_arguments": task_arguments,
+        "horizon": plan.horizon,
         "stages": [
-            f"imitation of an annealed momentum rule on recorded gradients, {sum(f.num_steps for f in size.fits)} meta-steps"
+            f"imitation of an annealed momentum rule on recorded gradients, {sum(f.num_steps for f in plan.fits)} meta-steps"
         ],
-        "num_episodes": size.num_runs + own,
-        "num_inner_steps": (size.num_runs + own) * size.horizon,
+        "num_episodes": num_runs,
+        "num_inner_steps": num_runs * plan.horizon,
         "seed": arguments.seed,
         "seconds": seconds,
         "machine": "CPU, one busy core",
@@ -275,7 +170,7 @@ def measure(folder, name, arguments, key):
     contenders = {n: path for n, path in trained.items() if path.exists()}
     contenders |= {n: n for n in PAPER_BASELINES}
     if arguments.only == TEACHER:
-        contenders[TEACHER] = optax.partition(TEACHERS, kinds)
+        contenders[TEACHER] = together(TEACHERS)
     if arguments.only:
         contenders = {n: c for n, c in contenders.items() if n == arguments.only}
     if not contenders:
@@ -295,10 +190,6 @@ def measure(folder, name, arguments, key):
     )
     if not arguments.only:
         _publish.publish(results, name, quick=arguments.quick)
-
-
-def kinds(params):
-    return {name: name for name in params}
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ QUADRATIC_BASELINES = (
     "lbfgs",
 )
 QUADRATICS, MNIST = "Quadratics", "MNIST sample, 784-20-10"
+MNIST_OPTIMIZERS = ("lstm-mnist-pair", "lstm-mnist")
 
 
 def run(*, folder: Path, seed: int, cores: int | None) -> None:
-    """Meta-trains on quadratics, compares; then the shipped MNIST optimizer; prints tables, writes a figure."""
+    """Meta-trains on quadratics, compares; then the shipped MNIST optimizers; prints tables, writes a figure."""
     l2o.use_all_cores(cores)
     _common.start_folder(folder, {"seed": seed, "cores": cores})
     keys = jax.random.split(jax.random.key(seed), 4)
@@ -60,11 +61,11 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
     first_order = [name for name in QUADRATIC_BASELINES if name != "lbfgs"]
     _print_ratio(on_quadratics, "lstm (just trained)", 100, 1, first_order)
 
-    console.rule("3. The shipped lstm-mnist on a real MNIST sample (784-20-10 perceptron)")
+    console.rule("3. Shipped optimizers on a real MNIST sample (784-20-10 perceptron)")
     with console.status("Tuning and running the baselines ...") as status:
         on_mnist = comparison.compare(
             {MNIST: l2o.Panel(mlp.family, 100, 200, "Andrychowicz et al. 2016, section 3.2", window=10, batch_size=5)},
-            ("lstm-mnist", *l2o.baselines.PAPER_BASELINES),
+            (*MNIST_OPTIMIZERS, *l2o.baselines.PAPER_BASELINES),
             key=keys[3],
             num_tasks=10,
             tune_tasks=4,
@@ -74,7 +75,8 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
     mnist_rows = summary.rows(on_mnist, [20, 50, 100, 200], window=10)
     title = "mean loss of 10-step windows and 95 % interval; rates tuned for step 100"
     console.print(report.table(mnist_rows, title=title))
-    _print_ratio(on_mnist, "lstm-mnist", 100, 10, None)
+    for name in MNIST_OPTIMIZERS:
+        _print_ratio(on_mnist, name, 100, 10, None)
     accuracies = {r["optimizer"]: r["final_accuracy"] for r in mnist_rows}
     console.print("Test accuracy after 200 steps:", ", ".join(f"{k} {v:.3f}" for k, v in accuracies.items()))
 
