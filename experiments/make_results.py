@@ -88,12 +88,12 @@ unsolved and one in 1,024 diverges, which is its mean. The limits on its steps w
         "MNIST",
         "mnist",
         "python experiments/mnist.py --stage panels",
-        """`lstm-mnist`, one LSTM for all parameters, and `lstm-mnist-pair`, one for the hidden layers and one for the output layer,
-each meta-trained on the base net alone, for 200 steps (the paper's for 100), on the others unchanged. Means of ten steps.
+        """`lstm-mnist`, one LSTM for all parameters, and `lstm-mnist-pair`, one for the hidden layers and one for the output
+layer, each meta-trained on the base net alone, for 200 steps (the paper's for 100), on the others unchanged. Means of ten steps.
 
-The baselines have one rate for all parameters. With a rate for each of the two kinds, tuned on a grid of 5 × 5, the best of them
-on the base net is NAG at 0.329 / 0.255 at step 100 / 200 (40 seeds; with one rate 0.337 / 0.269): `lstm-mnist-pair`'s lead is not that
-it has two.
+The baselines have one rate for all parameters. With a rate for each of the two kinds, tuned on a grid of 5 × 5, the best of
+them on the base net is NAG at 0.329 / 0.255 at step 100 / 200 (40 seeds; with one rate 0.337 / 0.269): `lstm-mnist-pair`'s
+lead is not that it has two.
 
 On ReLU, where the paper's optimizer diverges, one LSTM is behind Adam and the pair ahead of it. From N(0, 0.01²) two hidden
 layers start on a plateau, which neither has learned to leave sooner than Adam.""",
@@ -143,16 +143,21 @@ def tables(section):
     """Ratios, then losses and accuracies of all, then costs."""
     rows, ratios = read(section.name), read(f"{section.name}-ratios")
     learned = {row["optimizer"] for row in rows if row["learned"] == "True"}
+    ours = [row for row in ratios if row["optimizer"] in learned]
     if section.brief:
-        yield f"Losses, rates, accuracies and costs are in [{section.name}.csv](../experiments/results/{section.name}.csv)."
-        yield from matrix(
-            "Ratio to the best of the four:", [r for r in ratios if r["optimizer"] in learned], ratio_to_best
-        )
-        return
+        yield f"Losses, rates and accuracies are in [{section.name}.csv](../experiments/results/{section.name}.csv)."
+        yield from matrix("Ratio to the best of the four:", ours, ratio_to_best)
+    else:
+        yield from losses(rows, ours)
+    yield ""
+    yield from costs(rows)
+
+
+def losses(rows, ours):
     yield from table(
         ["panel", "optimizer", "loss", "best of the four", "its loss", "ratio", "", "the paper's ratio", "tasks"]
     )
-    for row in (r for r in ratios if r["optimizer"] in learned):
+    for row in ours:
         found = {r["optimizer"]: r for r in rows if (r["panel"], r["step"]) == (row["panel"], row["step"])}
         best = found[row["best"]]
         low, high = float(row["low"]), float(row["high"])
@@ -171,7 +176,9 @@ def tables(section):
     if rows[0].get("final_accuracy"):
         last = {(r["panel"], r["optimizer"]): r for r in rows}.values()
         yield from matrix("Test accuracy at the last step, and that on the training set:", last, accuracies)
-    yield ""
+
+
+def costs(rows):
     names = [
         "optimizer",
         "ms a step, gradient included",
