@@ -10,7 +10,7 @@ its convolutional nets (Andrychowicz et al. 2016, section 3.3). Stages, each ski
 
 Both run on the stand-in of train_mnist.py, images blurred over 2 x 2 pixels. experiments/mnist.py measures the result.
 
-Needs the full MNIST (see docs/data.md). Half an hour of one core; `--quick` is the same in two minutes, on the shipped sample,
+Needs the full MNIST (see docs/data.md). Twenty minutes of one core; `--quick` is the same in two minutes, on the shipped sample,
 and ships nothing. Run again to go on after an interruption.
 """
 
