@@ -5,7 +5,7 @@ teachers' runs and then in the student's own; so this costs next to nothing besi
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ import optax
 
 import l2o
 from l2o import explanation
+from l2o.architectures import lstm
 
 
 class Fit(NamedTuple):
@@ -34,6 +35,29 @@ class Plan(NamedTuple):
     num_runs: int  # of the teacher's, recorded
     num_coordinates: int  # recorded of each kind
     fits: tuple[Fit, ...]
+
+    @property
+    def num_recorded(self):
+        """Runs in all: the teacher's and the student's own."""
+        return self.num_runs + sum(fit.own for fit in self.fits)
+
+    @property
+    def num_steps(self):
+        """Meta-steps in all."""
+        return sum(fit.num_steps for fit in self.fits)
+
+
+def student(key, horizon, **constants):
+    """An LSTM that can tell how late it is, which it has to."""
+    return lstm.chrono(lstm.build(key, **constants), horizon, key=jax.random.fold_in(key, 1))
+
+
+def students(key, horizon, constants: Mapping[str, Mapping[str, Any]]):
+    """One for each kind of parameter."""
+    keys = jax.random.split(key, len(constants))
+    return l2o.Partitioned(
+        {name: student(k, horizon, **c) for k, (name, c) in zip(keys, constants.items(), strict=True)}
+    )
 
 
 def imitate(optimizer, teachers: Mapping[str, optax.GradientTransformation], family, plan: Plan, key):

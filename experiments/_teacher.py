@@ -19,7 +19,8 @@ def momentum(schedule: optax.Schedule, *, b1, b2, eps, power):
         v = optax.tree.update_moment(gradient, v, b2, 2)
         ahead = optax.tree.bias_correction(optax.tree.update_moment(gradient, m, b1, 1), b1, t + 1)
         v_hat = optax.tree.bias_correction(v, b2, t + 1)
-        step = jax.tree.map(lambda m, v: -schedule(t) * m / ((v + 1e-20) ** power + eps), ahead, v_hat)
+        rate = schedule(t)
+        step = jax.tree.map(lambda m, v: -rate * m / ((v + 1e-20) ** power + eps), ahead, v_hat)
         return step, (t + 1, m, v)
 
     return optax.GradientTransformation(init, update)

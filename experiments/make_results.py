@@ -160,15 +160,13 @@ def losses(rows, ours):
     for row in ours:
         found = {r["optimizer"]: r for r in rows if (r["panel"], r["step"]) == (row["panel"], row["step"])}
         best = found[row["best"]]
-        low, high = float(row["low"]), float(row["high"])
         yield cells(
             title(row),
             f"`{row['optimizer']}`",
             loss(found[row["optimizer"]]),
             f"{row['best']} {float(best['rate']):.2g}",
             loss(best),
-            f"**{float(row['ratio']):.3g}** ({low:.3g}–{high:.3g})",
-            verdict(low, high),
+            *ratio_and_verdict(row),
             paper_ratio(PAPER.get((row["panel"], int(row["step"])))),
             row["num_tasks"],
         )
@@ -221,8 +219,13 @@ def title(row):
 
 
 def ratio_to_best(row):
+    ratio, verdict = ratio_and_verdict(row)
+    return f"{ratio} of {row['best']}, {verdict}"
+
+
+def ratio_and_verdict(row):
     low, high = float(row["low"]), float(row["high"])
-    return f"{float(row['ratio']):.3g} ({low:.3g}–{high:.3g}) of {row['best']}, {verdict(low, high)}"
+    return f"**{float(row['ratio']):.3g}** ({low:.3g}–{high:.3g})", verdict(low, high)
 
 
 def mean_and_rate(row):

@@ -21,12 +21,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
-from _imitation import Fit, Plan, imitate
+from _imitation import Fit, Plan, imitate, students
 from _teacher import momentum, through
 from train_mnist import blurred, run
 
 import l2o
-from l2o.architectures import lstm
 from l2o.estimators.bptt import BPTT
 from l2o.tasks import mlp
 
@@ -88,7 +87,7 @@ def main():
 
     if not imitated.exists():
         started = time.perf_counter()
-        optimizer = imitate(student(start_key), TEACHERS, cheap, plan, runs_key)
+        optimizer = imitate(students(start_key, plan.horizon, CONSTANTS), TEACHERS, cheap, plan, runs_key)
         l2o.pretrained.save(imitated, optimizer, recipe={"seconds": time.perf_counter() - started})
 
     if not trained.exists():
@@ -116,7 +115,7 @@ def main():
             "horizon": 200,
             "truncation": 100,
             "stages": [
-                f"imitation of two momentum rules, {sum(fit.num_steps for fit in plan.fits)} meta-steps",
+                f"imitation of two momentum rules, {plan.num_steps} meta-steps",
                 f"bptt, 2 tasks, second derivatives, Adam, averaged meta-parameters, {num_steps} meta-steps",
             ],
             "estimator": "bptt with second derivatives, meta-loss on independent batches of 1024, steps up to 100 and 200 first",
@@ -132,15 +131,6 @@ def main():
         l2o.pretrained.save(trained, result.last, recipe=recipe, family=family)
         if not arguments.quick:
             SHIPPED.write_bytes(trained.read_bytes())
-
-
-def student(key):
-    def one(name, key):
-        # It has to know how late it is.
-        return lstm.chrono(lstm.build(key, **CONSTANTS[name]), 200, key=jax.random.fold_in(key, 1))
-
-    keys = jax.random.split(key, len(TEACHERS))
-    return l2o.Partitioned({name: one(name, k) for name, k in zip(TEACHERS, keys, strict=True)})
 
 
 def step_weights():
