@@ -96,7 +96,8 @@ them on the base net is NAG at 0.329 / 0.255 at step 100 / 200 (40 seeds; with o
 lead is not that it has two.
 
 On ReLU, where the paper's optimizer diverges, one LSTM is behind Adam and the pair ahead of it. From N(0, 0.01²) two hidden
-layers start on a plateau, which neither has learned to leave sooner than Adam.""",
+layers start on a plateau. One LSTM leaves it late; the pair is ahead of Adam from step 50 to 70, and then makes the small steps
+of a run's end too early.""",
         ("mnist-mnist.png", "mnist-mnist-relu.png"),
     ),
     Section(

@@ -151,15 +151,7 @@ def main():
 
     if "train" in stages:
         before = l2o.pretrained.header(weights["anneal"])["recipe"]
-        late = jnp.tile(jnp.linspace(1.0, 10.0, 100), 2)  # late steps of each truncation count more
-        problem = l2o.InnerTraining(
-            cheap,
-            horizon=200,
-            truncation=100,
-            step_weights=late / jnp.mean(late),
-            split="outer",
-            meta_gradient=l2o.SecondOrder(),
-        )
+        problem = two_hundred_steps(cheap, jnp.tile(jnp.linspace(1.0, 10.0, 100), 2))
         result = run(
             l2o.load(weights["anneal"]),
             BPTT(problem, num_tasks=2, batch_size=1),
@@ -184,13 +176,9 @@ def main():
                 f"bptt, 2 tasks, Adam, averaged meta-parameters, {arguments.num_steps} meta-steps, best kept",
             ],
             "estimator": "bptt with second derivatives, meta-loss on independent batches of 1024, weights 1 to 10",
-            "num_episodes": result.num_episodes,
-            "num_skipped": result.num_skipped,
-            "num_diverged": result.num_diverged,
             "best_validation_loss": result.best_score,
             "seed": arguments.seed,
-            "seconds": round(before["seconds"] + result.seconds),
-            "machine": "CPU, one busy core",
+            **what_it_took(result, before["seconds"]),
             "command": "python experiments/train_mnist.py",
         }
         l2o.pretrained.save(weights["train"], result.optimizer, recipe=recipe, family=family)
@@ -213,6 +201,30 @@ def main():
         for step in (100, 200):
             print(f"at step {step}:", summary.ratio_to_best(records[name], "lstm-mnist", step, window=10))
         print(report.figure(records, arguments.folder / "curves.png", window=10))
+
+
+def two_hundred_steps(family, weights):
+    """The inner training run, a hundred steps at a time, with these weights of the steps' losses."""
+    return l2o.InnerTraining(
+        family,
+        horizon=200,
+        truncation=100,
+        step_weights=weights / jnp.mean(weights),  # late steps of each truncation count more
+        split="outer",
+        meta_gradient=l2o.SecondOrder(),
+    )
+
+
+def what_it_took(result, seconds_before):
+    """The part of a recipe that a meta-training run tells of itself."""
+    return {
+        "num_episodes": result.num_episodes,
+        "num_inner_steps": result.num_inner_steps,
+        "num_skipped": result.num_skipped,
+        "num_diverged": result.num_diverged,
+        "seconds": round(seconds_before + result.seconds),
+        "machine": "CPU, one busy core",
+    }
 
 
 def cosine(rate, num_steps):

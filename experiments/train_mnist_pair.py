@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from _imitation import Fit, Plan, imitate, students
 from _teacher import momentum, through
-from train_mnist import blurred, run
+from train_mnist import blurred, run, two_hundred_steps, what_it_took
 
 import l2o
 from l2o.estimators.bptt import BPTT
@@ -91,14 +91,7 @@ def main():
         l2o.pretrained.save(imitated, optimizer, recipe={"seconds": time.perf_counter() - started})
 
     if not trained.exists():
-        problem = l2o.InnerTraining(
-            cheap,
-            horizon=200,
-            truncation=100,
-            step_weights=step_weights(),
-            split="outer",
-            meta_gradient=l2o.SecondOrder(),
-        )
+        problem = two_hundred_steps(cheap, step_weights())
         rates = optax.warmup_cosine_decay_schedule(8e-5, 4e-4, 20, max(num_steps, 21), 2e-5)
         result = run(
             l2o.load(imitated),
@@ -119,13 +112,8 @@ def main():
                 f"bptt, 2 tasks, second derivatives, Adam, averaged meta-parameters, {num_steps} meta-steps",
             ],
             "estimator": "bptt with second derivatives, meta-loss on independent batches of 1024, steps up to 100 and 200 first",
-            "num_episodes": result.num_episodes,
-            "num_inner_steps": result.num_inner_steps,
-            "num_skipped": result.num_skipped,
-            "num_diverged": result.num_diverged,
             "seed": arguments.seed,
-            "seconds": round(l2o.pretrained.header(imitated)["recipe"]["seconds"] + result.seconds),
-            "machine": "CPU, one busy core",
+            **what_it_took(result, l2o.pretrained.header(imitated)["recipe"]["seconds"]),
             "command": "python experiments/train_mnist_pair.py",
         }
         l2o.pretrained.save(trained, result.last, recipe=recipe, family=family)
@@ -136,8 +124,7 @@ def main():
 def step_weights():
     """Of the 200 steps: those just before 100, and less those before 200, count most."""
     late = 0.03 + 10 * (jnp.arange(1, 101) / 100) ** 8
-    weights = jnp.concatenate([late, 0.4 * late])
-    return weights / jnp.mean(weights)
+    return jnp.concatenate([late, 0.4 * late])
 
 
 if __name__ == "__main__":

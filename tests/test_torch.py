@@ -134,7 +134,7 @@ def test_200_steps_on_its_own_gradients(name, dtype, limit):
         if isinstance(optimizer, l2o.Partitioned):
             parts = sorted(optimizer.parts)
             optimizer = l2o.Partitioned(optimizer.parts, lambda path, leaf: parts[kinds[path[0].key]])
-            groups = [{"params": [p], "part": parts[kinds[name]]} for name, p in params.items()]
+            groups = [{"params": [p], "part": parts[kinds[leaf]]} for leaf, p in params.items()]
         expected, _ = in_jax(optimizer, 200, dtype)
     assert np.linalg.norm(expected[-1] - expected[0]) > 0.1
     weights = l2o_torch.load_weights(name, dtype=params["conv"].dtype)
