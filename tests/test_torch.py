@@ -1,7 +1,6 @@
 """The PyTorch optimizer: the same numbers as in JAX, and all that a `torch.optim.Optimizer` promises."""
 
 import copy
-import io
 import shutil
 import warnings
 
@@ -12,15 +11,15 @@ import optax
 import pytest
 import torch_nets
 from fakes import tiny_lstm
+from torch_nets import SHIPPED, both, drift, in_jax, in_torch, parameter, unflatten
 
 import l2o
-from l2o import pretrained, states
+from l2o import pretrained
 
 torch = pytest.importorskip("torch")
 
 import l2o.torch as l2o_torch  # noqa: E402 (after the check that there is one)
 from l2o.torch import LearnedOptimizer, _optimizer  # noqa: E402
-from l2o.torch._rule import of_part  # noqa: E402
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -28,74 +27,7 @@ pytestmark = [
 ]
 
 
-def tiny_weights(**arguments):
-    return pretrained.as_dict(tiny_lstm(**arguments))
-
-
-def parameter(*values, dtype=torch.float32, gradient=None):
-    p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
-    if gradient is not None:
-        p.grad = torch.tensor(gradient, dtype=dtype)
-    return p
-
-
-def in_torch(weights, num_steps, dtype, params=None, optimizer=None):
-    """Flat params after every step, [num_steps, num]."""
-    x, y = (torch.tensor(array) for array in torch_nets.data(dtype))
-    params = params or torch_nets.torch_params(torch_nets.start(dtype=dtype))
-    optimizer = optimizer or LearnedOptimizer(params.values(), weights)
-    rows = []
-    for _ in range(num_steps):
-        optimizer.zero_grad()
-        torch_nets.torch_loss(params, x, y).backward()
-        optimizer.step()
-        rows.append(torch.cat([p.detach().reshape(-1) for p in params.values()]).numpy())
-    return np.stack(rows)
-
-
-def unflatten(flat):
-    parts = jnp.split(flat, np.cumsum([int(np.prod(torch_nets.SHAPES[name])) for name in torch_nets.NAMES])[:-1])
-    return {name: part.reshape(torch_nets.SHAPES[name]) for name, part in zip(torch_nets.NAMES, parts, strict=True)}
-
-
-def in_jax(optimizer, num_steps, dtype, params=None, state=None):
-    """The same, and the last params and state."""
-    x, y = torch_nets.data(dtype)
-    params = jax.tree.map(jnp.asarray, torch_nets.start(dtype=dtype)) if params is None else params
-    state = optimizer.init(params) if state is None else state
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(torch_nets.jax_loss)(params, x, y), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])
-
-    last, rows = jax.jit(lambda carry: jax.lax.scan(step, carry, length=num_steps))((params, state))
-    return np.asarray(rows), last
-
-
-def drift(actual, expected):
-    """Relative difference at every step."""
-    return np.linalg.norm(actual - expected, axis=1) / np.linalg.norm(expected, axis=1)
-
-
 PRECISIONS = pytest.mark.parametrize(("dtype", "limit"), [(np.float64, 1e-6), (np.float32, 1e-2)])
-SHIPPED = pytest.mark.parametrize(  # a partitioned optimizer: every part for itself, as "NAME:PART"
-    "name",
-    [
-        f"{name}:{part}" if part else name
-        for name in pretrained.names()
-        for part in pretrained.header(name)["arguments"].get("parts", [""])
-    ],
-)
-
-
-def both(name, dtype):
-    """A shipped optimizer that computes in `dtype`, for JAX and for torch."""
-    name, _, part = name.partition(":")
-    weights = l2o_torch.load_weights(name, dtype=torch.float64 if dtype == np.float64 else torch.float32)
-    optimizer = l2o.load(name).parts[part] if part else l2o.load(name)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), optimizer), of_part(weights, part or None)
 
 
 @SHIPPED
@@ -138,22 +70,31 @@ def test_200_steps_on_its_own_gradients(name, dtype, limit):
         expected, _ = in_jax(optimizer, 200, dtype)
     assert np.linalg.norm(expected[-1] - expected[0]) > 0.1
     weights = l2o_torch.load_weights(name, dtype=params["conv"].dtype)
-    actual = in_torch(None, 200, dtype, params, LearnedOptimizer(groups, weights))
+    actual = in_torch(LearnedOptimizer(groups, weights), params, 200)
     assert drift(actual, expected).max() < limit
+
+
+def from_the_start(weights, num_steps, dtype):
+    params = torch_nets.torch_params(torch_nets.start(dtype=dtype))
+    return in_torch(LearnedOptimizer(params.values(), weights), params, num_steps)
+
+
+def tiny_weights(**arguments):
+    return pretrained.as_dict(tiny_lstm(**arguments))
 
 
 @pytest.mark.parametrize("arguments", [{"num_layers": 1}, {"num_layers": 3}, {"preset": "raw"}], ids=str)
 def test_other_sizes_than_those_that_ship(arguments):
     optimizer = tiny_lstm(**arguments)
-    actual = in_torch(pretrained.as_dict(optimizer), 3, np.float32)
+    actual = from_the_start(pretrained.as_dict(optimizer), 3, np.float32)
     np.testing.assert_allclose(actual, in_jax(optimizer, 3, np.float32)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_of_coordinates_are_all_at_once(monkeypatch):
     weights = l2o_torch.load_weights("lstm-mnist", dtype=torch.float64)
-    whole = in_torch(weights, 3, np.float64)
+    whole = from_the_start(weights, 3, np.float64)
     monkeypatch.setattr(_optimizer, "_BLOCK", 7)
-    np.testing.assert_allclose(in_torch(weights, 3, np.float64), whole, rtol=1e-10)
+    np.testing.assert_allclose(from_the_start(weights, 3, np.float64), whole, rtol=1e-10)
 
 
 def test_rate_and_decoupled_weight_decay():
@@ -331,8 +272,8 @@ def test_a_first_gradient_far_from_those_of_its_training_is_warned_of(way, tmp_p
 
 def test_weights_from_a_file(tmp_path):
     pretrained.save(tmp_path / "tiny.safetensors", tiny_lstm())
-    from_file = in_torch(tmp_path / "tiny.safetensors", 2, np.float32)
-    np.testing.assert_array_equal(from_file, in_torch(tiny_weights(), 2, np.float32))
+    from_file = from_the_start(tmp_path / "tiny.safetensors", 2, np.float32)
+    np.testing.assert_array_equal(from_file, from_the_start(tiny_weights(), 2, np.float32))
 
 
 def test_bfloat16_parameters_keep_a_state_in_single_precision():
@@ -387,117 +328,3 @@ def test_a_compiled_step_is_the_step(backend, tmp_path, monkeypatch):
             plain.step()
             step()
     torch.testing.assert_close(p, q)
-
-
-@pytest.mark.parametrize("way", ["state_dict", "torch.save", "deepcopy", "file"])
-def test_a_run_goes_on_where_it_was_interrupted(way, tmp_path):
-    """Bit for bit, after every way of saving; the rate and its schedule go along."""
-
-    def run(num_steps, params, optimizer):
-        return in_torch(None, num_steps, np.float32, params, optimizer)
-
-    params = torch_nets.torch_params(torch_nets.start(dtype=np.float32))
-    optimizer = LearnedOptimizer(params.values(), "lstm-mnist", lr=0.7, weight_decay=0.01)
-    run(3, params, optimizer)
-    arrays = {name: p.detach().numpy().copy() for name, p in params.items()}
-    if way == "deepcopy":
-        params, optimizer, kept = (*copy.deepcopy((params, optimizer)), (params, optimizer))
-        expected = run(4, *kept)
-    else:
-        if way == "file":
-            l2o_torch.save_state(tmp_path / "state.safetensors", optimizer)
-        saved = copy.deepcopy(optimizer.state_dict())
-        expected = run(4, params, optimizer)
-        params = torch_nets.torch_params(arrays)
-        optimizer = LearnedOptimizer(params.values(), "lstm-mnist")
-        if way == "torch.save":
-            file = io.BytesIO()
-            torch.save(saved, file)
-            file.seek(0)
-            saved = torch.load(file, weights_only=True)
-        if way == "file":
-            l2o_torch.load_state(tmp_path / "state.safetensors", optimizer)
-        else:
-            optimizer.load_state_dict(saved)
-    assert optimizer.param_groups[0]["lr"] == 0.7
-    np.testing.assert_array_equal(run(4, params, optimizer), expected)
-
-
-def test_a_loaded_state_dict_brings_its_weights():
-    p = parameter(1.0, gradient=[0.1])
-    saved = LearnedOptimizer([p], "lstm-quadratic").state_dict()
-    q, r = parameter(1.0, gradient=[0.1]), parameter(1.0, gradient=[0.1])
-    loaded = LearnedOptimizer([q], "lstm-mnist")
-    loaded.step()
-    loaded.load_state_dict(saved)
-    with torch.no_grad():
-        q.fill_(1.0)
-    loaded.step()
-    LearnedOptimizer([r], "lstm-quadratic").step()
-    assert torch.equal(q, r)
-
-
-@SHIPPED
-def test_interrupted_in_one_framework_and_continued_in_the_other(name, tmp_path):
-    """After a random number of steps, both directions."""
-    path, cut = tmp_path / "state.safetensors", int(np.random.default_rng(5).integers(2, 9))
-    with jax.enable_x64(True):
-        rule, weights = both(name, np.float64)
-        whole, _ = in_jax(rule, 12, np.float64)
-
-        # JAX, then torch
-        _, (params, state) = in_jax(rule, cut, np.float64)
-        states.save(path, rule, state, params)
-        ours = torch_nets.torch_params({k: np.asarray(v) for k, v in params.items()})
-        optimizer = LearnedOptimizer(ours.values(), weights)
-        l2o_torch.load_state(path, optimizer)
-        rest = in_torch(None, 12 - cut, np.float64, ours, optimizer)
-        assert drift(rest, whole[cut:]).max() < 1e-9
-
-        # torch, then JAX
-        ours = torch_nets.torch_params(torch_nets.start())
-        optimizer = LearnedOptimizer(ours.values(), weights)
-        in_torch(None, cut, np.float64, ours, optimizer)
-        l2o_torch.save_state(path, optimizer)
-        params = {k: jnp.asarray(p.detach().numpy()) for k, p in ours.items()}
-        rest, _ = in_jax(rule, 12 - cut, np.float64, params, states.load(path, rule, params))
-        assert drift(rest, whole[cut:]).max() < 1e-9
-
-
-def test_a_state_file_and_back_is_the_identity_through_both(tmp_path):
-    """torch -> file -> JAX -> file -> torch, bit for bit."""
-    params = torch_nets.torch_params(torch_nets.start(dtype=np.float32))
-    optimizer = LearnedOptimizer(params.values(), "lstm-mnist")
-    in_torch(None, 3, np.float32, params, optimizer)
-    before = [optimizer.state[p]["state"].clone() for p in params.values()]
-    l2o_torch.save_state(tmp_path / "a.safetensors", optimizer)
-    arrays = {k: jnp.asarray(p.detach().numpy()) for k, p in params.items()}
-    state = states.load(tmp_path / "a.safetensors", l2o.load("lstm-mnist"), arrays)
-    states.save(tmp_path / "b.safetensors", l2o.load("lstm-mnist"), state, arrays)
-    l2o_torch.load_state(tmp_path / "b.safetensors", optimizer)
-    for p, expected in zip(params.values(), before, strict=True):
-        assert torch.equal(optimizer.state[p]["state"], expected)
-
-
-def test_states_of_others_are_refused(tmp_path):
-    path = tmp_path / "state.safetensors"
-    optimizer = LearnedOptimizer([parameter(1.0, 2.0, gradient=[0.1, 0.1])], "lstm-mnist")
-    optimizer.step()
-    l2o_torch.save_state(path, optimizer)
-    with pytest.raises(ValueError, match=r"Group 0 in .* has arguments .*, the optimizer's"):
-        l2o_torch.load_state(path, LearnedOptimizer([parameter(1.0, 2.0)], "lstm-quadratic"))
-    with pytest.raises(ValueError, match=r"has shapes \[\[2\]\], the optimizer's \[\[3\]\]"):
-        l2o_torch.load_state(path, LearnedOptimizer([parameter(1.0, 2.0, 3.0)], "lstm-mnist"))
-    groups = [{"params": [parameter(1.0)]}, {"params": [parameter(2.0)]}]
-    with pytest.raises(ValueError, match="holds 1 parameter groups, the optimizer has 2"):
-        l2o_torch.load_state(path, LearnedOptimizer(groups, "lstm-mnist"))
-    with pytest.raises(ValueError, match=r"has shapes \[\[2\]\], the optimizer and params \[\[3\]\]"):
-        states.load(path, l2o.load("lstm-mnist"), jnp.zeros(3))
-    with pytest.raises(ValueError, match="holds 1 parameter groups, and so no group 1"):
-        states.load(path, l2o.load("lstm-mnist"), jnp.zeros(2), group=1)
-    pretrained.save(path, tiny_lstm())
-    with pytest.raises(ValueError, match=r"not of an optimizer's state saved by l2o \(format 'l2o-1'\)"):
-        l2o_torch.load_state(path, optimizer)
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match="is not a whole safetensors file"):
-        states.load(path, l2o.load("lstm-mnist"), jnp.zeros(2))

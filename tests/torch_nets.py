@@ -1,8 +1,18 @@
-"""One small network with convolution, dense and scalar parameters, written in both frameworks."""
+"""One small network with convolution, dense and scalar parameters, written and optimized in both frameworks."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
+
+import l2o
+from l2o import pretrained
+
+torch = pytest.importorskip("torch")
+
+import l2o.torch as l2o_torch  # noqa: E402 (after the check that there is one)
+from l2o.torch._rule import of_part  # noqa: E402
 
 SHAPES = {"conv": (2, 1, 3, 3), "gain": (), "dense": (32, 3), "bias": (3,)}
 NAMES = sorted(SHAPES)  # the order of jax.tree.leaves of a dict
@@ -27,14 +37,73 @@ def jax_loss(params, x, y):
 
 
 def torch_loss(params, x, y):
-    import torch
-
     hidden = torch.tanh(torch.nn.functional.conv2d(x, params["conv"])) * params["gain"]
     output = hidden.reshape(len(x), -1) @ params["dense"] + params["bias"]
     return torch.mean((output - y) ** 2)
 
 
 def torch_params(arrays):
-    import torch
-
     return {name: torch.nn.Parameter(torch.tensor(array)) for name, array in arrays.items()}
+
+
+def parameter(*values, dtype=torch.float32, gradient=None):
+    p = torch.nn.Parameter(torch.tensor(values, dtype=dtype))
+    if gradient is not None:
+        p.grad = torch.tensor(gradient, dtype=dtype)
+    return p
+
+
+def in_torch(optimizer, params, num_steps):
+    """Flat params after every step, [num_steps, num]."""
+    x, y = (torch.tensor(array).to(params["conv"].dtype) for array in data())
+    rows = []
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        torch_loss(params, x, y).backward()
+        optimizer.step()
+        rows.append(torch.cat([p.detach().reshape(-1) for p in params.values()]).numpy())
+    return np.stack(rows)
+
+
+def unflatten(flat):
+    parts = jnp.split(flat, np.cumsum([int(np.prod(SHAPES[name])) for name in NAMES])[:-1])
+    return {name: part.reshape(SHAPES[name]) for name, part in zip(NAMES, parts, strict=True)}
+
+
+def in_jax(optimizer, num_steps, dtype, params=None, state=None):
+    """The same from the start or from `params` and `state`, and the last params and state."""
+    x, y = data(dtype)
+    params = jax.tree.map(jnp.asarray, start(dtype=dtype)) if params is None else params
+    state = optimizer.init(params) if state is None else state
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(jax_loss)(params, x, y), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(params)])
+
+    last, rows = jax.jit(lambda carry: jax.lax.scan(step, carry, length=num_steps))((params, state))
+    return np.asarray(rows), last
+
+
+def drift(actual, expected):
+    """Relative difference at every step."""
+    return np.linalg.norm(actual - expected, axis=1) / np.linalg.norm(expected, axis=1)
+
+
+SHIPPED = pytest.mark.parametrize(  # a partitioned optimizer: every part for itself, as "NAME:PART"
+    "name",
+    [
+        f"{name}:{part}" if part else name
+        for name in pretrained.names()
+        for part in pretrained.header(name)["arguments"].get("parts", [""])
+    ],
+)
+
+
+def both(name, dtype):
+    """A shipped optimizer that computes in `dtype`, for JAX and for torch."""
+    name, _, part = name.partition(":")
+    weights = l2o_torch.load_weights(name, dtype=torch.float64 if dtype == np.float64 else torch.float32)
+    optimizer = l2o.load(name).parts[part] if part else l2o.load(name)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), optimizer), of_part(weights, part or None)
