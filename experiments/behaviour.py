@@ -5,7 +5,7 @@ history, along a coordinate's trajectory, beside SGD's and Adam's. And what its 
 surrogates of a few constants, judged by their fit on held-out tasks and by the loss that they reach when they are run themselves.
 
 Runs `l2o.explain` on the family that each weights file was meta-trained on (seed 0; quadratics: 64 runs to fit, 256 held out;
-MNIST: 10 and 10), about a minute of one core each. Needs MNIST (`l2o.data`). Publishes behaviour.csv, behaviour-NAME.txt and
+MNIST: 10 and 10), about a minute of one core each, an optimizer of several rules one rule at a time. Needs MNIST (`l2o.data`). Publishes behaviour.csv, behaviour-NAME.txt and
 behaviour-NAME-{updates,trajectories,fit}.png. `--quick`: fewer runs of fewer steps, on the MNIST sample; publishes nothing.
 """
 
@@ -23,14 +23,14 @@ from l2o import report
 from l2o.cli._explain import family_of
 from l2o.report.behaviour_text import rows
 
-NAMES = ("lstm-quadratic", "lstm-mnist")
+NAMES = ("lstm-quadratic", "lstm-mnist", "lstm-mnist-pair:hidden", "lstm-mnist-pair:output")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/behaviour"))
-    parser.add_argument("--only", choices=NAMES, help="this one anew; the other's results stay")
+    parser.add_argument("--only", choices=NAMES, help="this one anew; the others' results stay")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     l2o.use_all_cores()
@@ -38,11 +38,13 @@ def main():
     for name in NAMES:
         if arguments.only not in (None, name):
             continue
-        quick_data = ["data=mnist_sample"] if arguments.quick and name == "lstm-mnist" else None
-        family, title, horizon = family_of(name, None, quick_data)
+        weights, _, part = name.partition(":")
+        quick_data = ["data=mnist_sample"] if arguments.quick and "mnist" in name else None
+        family, title, horizon = family_of(weights, None, quick_data)
         options = {"horizon": 30, "num_tasks": 4, "num_fitted": 4} if arguments.quick else {"horizon": horizon}
-        found = l2o.explain(l2o.load(name), family, key=jax.random.key(arguments.seed), **options)
-        folder = arguments.folder / name
+        found = l2o.explain(l2o.load(weights), family, key=jax.random.key(arguments.seed), part=part or None, **options)
+        file_name = name.replace(":", "-")
+        folder = arguments.folder / file_name
         folder.mkdir(parents=True, exist_ok=True)
         text = report.explained(found, name=name, family=title)
         print(text, flush=True)
@@ -57,10 +59,10 @@ def main():
             table.append({"rule": name, **row, "equation": fitted.form.equation if fitted else ""})
         if not arguments.quick:
             RESULTS.mkdir(exist_ok=True)
-            shutil.copyfile(folder / "explanation.txt", RESULTS / f"behaviour-{name}.txt")
+            shutil.copyfile(folder / "explanation.txt", RESULTS / f"behaviour-{file_name}.txt")
             for figure in figures:
                 if figure.suffix == ".png":
-                    shutil.copyfile(figure, RESULTS / figure.name.replace("behaviour-", f"behaviour-{name}-"))
+                    shutil.copyfile(figure, RESULTS / figure.name.replace("behaviour-", f"behaviour-{file_name}-"))
     if arguments.quick:
         return
     path, done = RESULTS / "behaviour.csv", {row["rule"] for row in table}

@@ -34,7 +34,7 @@ def recovered(name):
     }[name]
     family = quadratic.family()
     params = jax.eval_shape(lambda: family(jax.random.key(0)).init(jax.random.key(1)))
-    index, group = explanation._drawn_coordinates(params, jax.random.key(2))
+    index, group = explanation._drawn_coordinates([params.size], [True], jax.random.key(2))
     ran = explanation.recorded(
         rule, family, index, jax.random.split(jax.random.key(3), 16), horizon=HORIZON, together=True
     )
@@ -139,6 +139,11 @@ def test_what_cannot_be_explained_is_said():
         l2o.explain(optax.sgd(1e3), fakes.bowls, **{**short, "horizon": 60})
     with pytest.raises(ValueError, match="must be at least 2"):
         l2o.explain(optax.sgd(0.1), fakes.bowls, **{**short, "num_tasks": 1})
+    with pytest.raises(ValueError, match=r"has no part 'w'\. It is one rule, not an `l2o.Partitioned`"):
+        l2o.explain(optax.sgd(0.1), fakes.bowls, **short, part="w")
+    rule = fakes.Momentum(jnp.array(0.1), jnp.array(0.5))
+    with pytest.raises(ValueError, match=r"has no part 'w'\. Its parts: hidden, out"):
+        l2o.explain(l2o.Partitioned({"hidden": rule, "out": rule}), lambda key: TASK, **short, part="w")
 
 
 TASK = fakes.regression()  # several arrays of params, minibatches
@@ -169,6 +174,23 @@ def test_an_explanation_is_whole(whole):
     assert found.against["sgd"] == 0.0
     assert (found.num_params, found.num_coordinates, found.window) == (12, 12, 2)
     assert {t.coordinate.split("]")[0] for t in found.trajectories} <= {"θ['hidden'", "θ['out'"}
+
+
+@pytest.mark.slow
+def test_a_part_is_explained_alone():
+    """A surrogate that is the rule: put in its place, it does as the whole did."""
+    sgd, momentum = (
+        fitted(name, *recovered(rule)[0]).rule for name, rule in (("SGD", "sgd"), ("momentum", "momentum"))
+    )
+    both = l2o.Partitioned({"hidden": sgd, "out": momentum})
+    options = {"horizon": 20, "num_tasks": 4, "num_fitted": 4, "key": jax.random.key(0)}
+    found = l2o.explain(both, lambda key: TASK, part="out", **options)
+    assert (found.part, found.num_params, found.num_coordinates) == ("out", 3, 3)
+    assert all(t.coordinate.startswith("θ['out'") for t in found.trajectories)
+    assert found.fitted["momentum"].r2 == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(found.losses["momentum"], found.losses["rule"], rtol=1e-4)
+    told = report.explained(found, name="both", family="regression")
+    assert "run in its place" in " ".join(told.split())
 
 
 def test_losses_are_those_of_loss_curves(whole):

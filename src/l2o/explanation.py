@@ -20,6 +20,7 @@ from l2o._inner import InnerState, begin, unroll
 from l2o._optimizer import AbstractLearnedOptimizer, Optimizer, with_extra_args
 from l2o._task import AbstractTask, TaskFamily, check_family, is_deterministic
 from l2o.evaluation import evaluate
+from l2o.partitioned import Partitioned
 from l2o.statistics import Estimate, bootstrap_interval, ratio_interval
 from l2o.surrogates import Fitted
 from l2o.tuning import Tuned, tune
@@ -56,9 +57,10 @@ class Trajectory(NamedTuple):
 class Explanation(NamedTuple):
     """What `explain` found. Optimizers are "rule" (the one explained), "sgd", "adam" and the surrogates by name."""
 
+    part: str | None  # of a partitioned optimizer; surrogates were run in its place, the other parts as they are
     horizon: int
     window: int  # final losses are means over this many last steps
-    num_params: int
+    num_params: int  # of the part, if there is one
     num_fitted: int  # runs that surrogates were fitted to
     num_held_out: int
     num_diverged: int  # of the rule's runs, left out
@@ -107,6 +109,7 @@ def explain(
     *,
     horizon: int,
     key: PRNGKeyArray,
+    part: str | None = None,
     num_tasks: int | None = None,
     num_fitted: int | None = None,
     on_stage: Callable[[str], None] | None = None,
@@ -122,12 +125,14 @@ def explain(
     - `optimizer`: learned, or any optax transformation. One that is not coordinatewise is explained as far as its updates
         follow from each coordinate's own gradients.
     - `horizon`: steps of a run.
+    - `part`: of an `l2o.Partitioned`, explain this part, on its own params. Where surrogates are run themselves, they take its
+        place and the other parts stay. Default: the whole, as if it were one rule; several rules in one are explained badly.
     - `num_tasks`: held-out runs; default 256, or 10 of tasks with more than 1,000 parameters. `num_fitted`: runs to fit to;
         default 64, or 10.
     - `on_stage`: called with a few words before each stage.
 
-    **Raises:** `ValueError` if there are fewer than 2 runs of a kind, if more than half of the rule's runs diverge, or if it
-    proposes no updates; as `check_family` for a broken family.
+    **Raises:** `ValueError` if `part` is none of its parts, if there are fewer than 2 runs of a kind, if more than half of the
+    rule's runs diverge, or if it proposes no updates; as `check_family` for a broken family.
     """
     told = on_stage or (lambda words: None)
     if min(num_tasks or 2, num_fitted or 2) < 2:
@@ -138,11 +143,12 @@ def explain(
     check_family(family, key)
     fit_key, test_key, tune_key, draw_key = jax.random.split(key, 4)
     params = eqx.filter_eval_shape(lambda: family(fit_key).init(fit_key))
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
-    small = num_params <= _SMALL
+    mine = _leaves_of(optimizer, part, params)
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    small = sum(sizes) <= _SMALL
     num_tasks = num_tasks or (256 if small else 10)
     num_fitted = num_fitted or (64 if small else 10)
-    index, group = _drawn_coordinates(params, draw_key)
+    index, group = _drawn_coordinates(sizes, mine, draw_key)
     window = 1 if is_deterministic(family, draw_key) else max(1, horizon // 10)
     fit_keys, test_keys = jax.random.split(fit_key, num_fitted), jax.random.split(test_key, num_tasks)
 
@@ -179,7 +185,7 @@ def explain(
     for name, found in fitted.items():
         told(f"running {name}")
         options = {"horizon": horizon, "num_tasks": num_tasks, "key": test_key, "batch_size": None if small else 1}
-        losses[name] = evaluate(found.rule, family, **options).losses
+        losses[name] = evaluate(_in_place_of(optimizer, part, found.rule), family, **options).losses
 
     told("sweeping gradients")
     one = int(halves[1][0]) - num_fitted  # the run that is shown
@@ -190,9 +196,10 @@ def explain(
     proposed = {RULE: held_out.updates} | {n: _replayed(r, held_out.gradients) for n, r in rivals.items()}
     moving = held_out.gradients != 0
     return Explanation(
+        part=part,
         horizon=horizon,
         window=window,
-        num_params=num_params,
+        num_params=sum(size for size, own in zip(sizes, mine, strict=True) if own),
         num_fitted=len(halves[0]),
         num_held_out=num_tasks,
         num_diverged=int((~finite).sum()),
@@ -278,15 +285,33 @@ def _record(
     return jax.lax.map(one, keys, batch_size=len(keys) if together else 1)
 
 
-def _drawn_coordinates(params, key):
-    """Positions in the raveled params of coordinates drawn from every array, and which array each is of."""
-    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-    most, rng = max(4, 128 // len(sizes)), np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+def _leaves_of(optimizer, part, params):
+    """Of every leaf of the params, whether it is the part's."""
+    if part is None:
+        return [True] * len(jax.tree.leaves(params))
+    parts = sorted(optimizer.parts) if isinstance(optimizer, Partitioned) else []
+    if part not in parts:
+        there = (
+            f"Its parts: {', '.join(parts)}." if parts else "It is one rule, not an `l2o.Partitioned`: give no `part`."
+        )
+        raise ValueError(f"The optimizer has no part {part!r}. {there}")
+    return [label == part for label in jax.tree.leaves(optimizer.labels(params))]
+
+
+def _in_place_of(optimizer, part, surrogate):
+    return surrogate if part is None else Partitioned({**optimizer.parts, part: surrogate}, optimizer.label)
+
+
+def _drawn_coordinates(sizes, mine, key):
+    """Positions in the raveled params of coordinates drawn from every array that is ours, and which array each is of."""
+    most, rng = max(4, 128 // sum(mine)), np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     starts = np.cumsum([0, *sizes[:-1]])
     drawn = [
-        start + np.sort(rng.choice(n, min(n, most), replace=False)) for start, n in zip(starts, sizes, strict=True)
+        start + np.sort(rng.choice(n, min(n, most), replace=False))
+        for start, n, own in zip(starts, sizes, mine, strict=True)
+        if own
     ]
-    group = np.repeat(np.arange(len(sizes)), [len(d) for d in drawn])
+    group = np.repeat(np.arange(len(drawn)), [len(d) for d in drawn])
     return jnp.asarray(np.concatenate(drawn), jnp.int32), group
 
 

@@ -181,7 +181,10 @@ class Fitted(NamedTuple):
 
     @property
     def constants(self) -> dict[str, float]:
-        """Those of `form.free` by name, and what follows: the memory's time constant in steps, the learning rate of Adam."""
+        """Those of `form.free` by name, and what follows: the memory's time constant in steps, the learning rate of Adam.
+
+        There is no such rate where normalisation sets in nowhere, at an infinite epsilon.
+        """
         found = {name: float(getattr(self.rule, name)) for name in self.form.free}
         if "decay" in found:
             found["time_constant"] = -1 / np.log(found["decay"]) if 0 < found["decay"] < 1 else float("nan")

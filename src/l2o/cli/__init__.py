@@ -136,6 +136,10 @@ def explain(
         ),
     ] = None,
     set_: Set = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="Of weights of several rules, explain this one. Default: all as if they were one."),
+    ] = None,
     horizon: Annotated[int | None, typer.Option(help="Steps of a run. Default: the one of meta-training.")] = None,
     num_tasks: Annotated[
         int | None, typer.Option(help="Held-out runs. Default: 256, or 10 of tasks with more than 1,000 parameters.")

@@ -18,6 +18,7 @@ def run(
     weights: str,
     task: str | None,
     set_: list[str] | None,
+    part: str | None,
     horizon: int | None,
     num_tasks: int | None,
     num_fitted: int | None,
@@ -32,12 +33,17 @@ def run(
     family, title, usual_horizon = family_of(weights, task, set_)
     _common.start_folder(output, config)
     name = weights if weights in l2o.pretrained.names() else Path(weights).stem
+    if part is not None:
+        name = f"{name}:{part}"
+    elif isinstance(optimizer, l2o.Partitioned):
+        console.print(f"{name} has several rules: see each with --part {' or '.join(optimizer.parts)}.", soft_wrap=True)
     with console.status("Starting ...") as status:
         found = l2o.explain(
             optimizer,
             family,
             horizon=horizon or usual_horizon,
             key=jax.random.key(seed),
+            part=part,
             num_tasks=num_tasks,
             num_fitted=num_fitted,
             on_stage=lambda words: status.update(f"{words[0].upper()}{words[1:]} ..."),

@@ -62,7 +62,7 @@ def _constants(found: Fitted) -> str:
         parts = [f"{names[j]} {number(sizes[0, j])}" for j in found.form.orders]
     constants = found.constants
     parts += [f"{symbol} {number(constants[k])}" for k, symbol in _SYMBOLS.items() if k in constants]
-    if found.form.normalised and not found.form.timed:
+    if "normalised_step" in constants and not found.form.timed:
         parts.append(f"a·ε {number(constants['normalised_step'])}")
     return ", ".join(parts)
 
@@ -110,15 +110,17 @@ def _updates(explanation, name):
 
 def _as_optimizers(explanation, name):
     """What decides: the surrogates, run themselves."""
+    whole = name if explanation.part is None else "the whole optimizer"
     yield (
-        f"Run to step {explanation.horizon} on {count(explanation.num_held_out, 'held-out task')}, {name} ends at a loss of "
-        f"{estimate(*explanation.final(RULE))}, tuned Adam at {estimate(*explanation.final('adam'))} ({name} / Adam "
+        f"Run to step {explanation.horizon} on {count(explanation.num_held_out, 'held-out task')}, {whole} ends at a loss of "
+        f"{estimate(*explanation.final(RULE))}, tuned Adam at {estimate(*explanation.final('adam'))} ({whole} / Adam "
         f"{estimate(*explanation.ratio(RULE, 'adam'))})."
     )
+    run = "run as an optimizer itself" if explanation.part is None else "run in its place, the rest as it is"
     for surrogate in dict.fromkeys((explanation.best, explanation.best_constant)):
         kind = "best surrogate" if surrogate == explanation.best else "best with constant step sizes"
         constants = count(explanation.fitted[surrogate].num_constants, "constant")
-        text = f"The {kind} ({surrogate}, {constants}), run as an optimizer itself,"
+        text = f"The {kind} ({surrogate}, {constants}), {run},"
         if lost := explanation.num_lost(surrogate):
             yield f"{text} diverges on {lost} of them: however well it fits, it is no explanation."
             continue
@@ -194,7 +196,17 @@ def explanation_as_dict(explanation: Explanation, *, name: str, family: str) -> 
         elif row["key"] in explanation.tuned:
             fitted[row["key"]]["rate"] = explanation.tuned[row["key"]].rate
     whole = explanation._asdict()
-    kept = ("horizon", "window", "num_params", "num_fitted", "num_held_out", "num_diverged", "num_coordinates", "best")
+    kept = [
+        "part",
+        "horizon",
+        "window",
+        "num_params",
+        "num_fitted",
+        "num_held_out",
+        "num_diverged",
+        "num_coordinates",
+        "best",
+    ]
     numbers = {
         "name": name,
         "family": family,
