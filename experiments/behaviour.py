@@ -5,8 +5,9 @@ history, along a coordinate's trajectory, beside SGD's and Adam's. And what its 
 surrogates of a few constants, judged by their fit on held-out tasks and by the loss that they reach when they are run themselves.
 
 Runs `l2o.explain` on the family that each weights file was meta-trained on (seed 0; quadratics: 64 runs to fit, 256 held out;
-MNIST: 10 and 10), about a minute of one core each, an optimizer of several rules one rule at a time. Needs MNIST (`l2o.data`). Publishes behaviour.csv, behaviour-NAME.txt and
-behaviour-NAME-{updates,trajectories,fit}.png. `--quick`: fewer runs of fewer steps, on the MNIST sample; publishes nothing.
+MNIST: 10 and 10), about a minute of one core each; an optimizer of several rules one rule at a time. Needs MNIST (`l2o.data`).
+Publishes behaviour.csv, behaviour-NAME.txt and behaviour-NAME-{updates,trajectories,fit}.png. `--quick`: fewer runs of fewer
+steps, on the MNIST sample; publishes nothing.
 """
 
 import argparse
