@@ -135,6 +135,7 @@ MISTAKES = [
     (["pretrained", "run/nosuch.safetensors"], "No weights file at run/nosuch.safetensors"),
     (["compare", "mlp", "lbfgs"], "lbfgs needs a deterministic loss for its line search"),
     (["explain", "nosuch"], "No pretrained optimizer named 'nosuch'"),
+    (["explain", "lstm-quadratic", "--part", "hidden"], "The optimizer has no part 'hidden'. It is one rule"),
     (["pretrained", "nosuch"], "No pretrained optimizer named 'nosuch'"),
 ]
 
