@@ -1,4 +1,7 @@
-"""Writes docs/results.md from the tables in experiments/results: python experiments/make_results.py"""
+"""Writes docs/results.md, and its first table in the README, from the tables in experiments/results.
+
+python experiments/make_results.py
+"""
 
 import csv
 from pathlib import Path
@@ -13,6 +16,8 @@ WEIGHTS_OF = {
     "LSTM-sub of CIFAR-5": "cifar5-lstm-sub",
 }
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+README = Path(__file__).parents[1] / "README.md"
+MARKS = ("<!-- results -->\n", "<!-- /results -->")
 
 
 class Section(NamedTuple):
@@ -146,6 +151,28 @@ MISSING = """## Not measured yet
 - **Behaviour** (appendix): [explain.md](explain.md); figures and fits of the shipped rules are in
   `experiments/results/behaviour*`.
 """
+
+
+def glance() -> str:
+    """A line for each panel of the paper: the best of our learned optimizers that are measured on it."""
+    ours = {}
+    for section in SECTIONS:
+        if (RESULTS / f"{section.name}.csv").is_file():
+            learned = {row["optimizer"] for row in read(section.name) if row["learned"] == "True"}
+            for row in read(f"{section.name}-ratios"):
+                if row["optimizer"] in learned:
+                    ours.setdefault((row["panel"], int(row["step"])), []).append(row)
+    lines = [*table(["panel", "ours", "ratio to the best baseline", "", "the paper's"])]
+    for panel, paper in PAPER.items():
+        if paper_ratio(paper) == "--":
+            continue  # a panel of ours
+        if panel in ours:
+            best = min(ours[panel], key=lambda row: float(row["ratio"]))
+            name = WEIGHTS_OF.get(best["optimizer"], best["optimizer"])
+            lines.append(cells(paper.title, f"`{name}`", *ratio_and_verdict(best), paper_ratio(paper)))
+        else:
+            lines.append(cells(paper.title, "not measured yet", "", "", paper_ratio(paper)))
+    return "\n".join(lines) + "\n"
 
 
 def read(name):
@@ -282,7 +309,7 @@ def paper_ratio(paper):
 
 def page() -> str:
     """The page; experiments whose tables are not there are left out."""
-    lines = [INTRODUCTION]
+    lines = [INTRODUCTION, glance()]
     for section in SECTIONS:
         if (RESULTS / f"{section.name}.csv").is_file():
             lines += [f"## {section.title}", "", f"`{section.command}`", "", section.text, "", *tables(section), ""]
@@ -292,6 +319,13 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def readme() -> str:
+    """The README with this state's table between the marks."""
+    before, _, rest = README.read_text().partition(MARKS[0])
+    return before + MARKS[0] + glance() + MARKS[1] + rest.partition(MARKS[1])[2]
+
+
 if __name__ == "__main__":
     PAGE.write_text(page())
-    print(PAGE)
+    README.write_text(readme())
+    print(PAGE, README)
