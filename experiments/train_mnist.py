@@ -166,10 +166,7 @@ def main():
             folder=arguments.folder / "train",
         )
         recipe = {
-            "task": "mlp",
-            "task_arguments": {"data": data},
-            "horizon": 200,
-            "truncation": 100,
+            **facts(result, data, before["seconds"]),
             "stages": [
                 f"imitation of Adam(0.031, b1=0.77, b2=0.72, eps=8e-5) on 784-5-10, {arguments.imitation_steps} meta-steps",
                 f"imitation of an annealed momentum rule, {arguments.anneal_steps} meta-steps",
@@ -178,7 +175,6 @@ def main():
             "estimator": "bptt with second derivatives, meta-loss on independent batches of 1024, weights 1 to 10",
             "best_validation_loss": result.best_score,
             "seed": arguments.seed,
-            **what_it_took(result, before["seconds"]),
             "command": "python experiments/train_mnist.py",
         }
         l2o.pretrained.save(weights["train"], result.optimizer, recipe=recipe, family=family)
@@ -215,9 +211,13 @@ def two_hundred_steps(family, weights):
     )
 
 
-def what_it_took(result, seconds_before):
-    """The part of a recipe that a meta-training run tells of itself."""
+def facts(result, data, seconds_before):
+    """The part of a recipe that says what `two_hundred_steps` were trained on, and what it took."""
     return {
+        "task": "mlp",
+        "task_arguments": {"data": data},
+        "horizon": 200,
+        "truncation": 100,
         "num_episodes": result.num_episodes,
         "num_inner_steps": result.num_inner_steps,
         "num_skipped": result.num_skipped,

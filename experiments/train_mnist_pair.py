@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from _imitation import Fit, Plan, imitate, students
 from _teacher import momentum, through
-from train_mnist import blurred, run, two_hundred_steps, what_it_took
+from train_mnist import blurred, facts, run, two_hundred_steps
 
 import l2o
 from l2o.estimators.bptt import BPTT
@@ -103,17 +103,13 @@ def main():
             folder=arguments.folder / "train",
         )
         recipe = {
-            "task": "mlp",
-            "task_arguments": {"data": data},
-            "horizon": 200,
-            "truncation": 100,
+            **facts(result, data, l2o.pretrained.header(imitated)["recipe"]["seconds"]),
             "stages": [
                 f"imitation of two momentum rules, {plan.num_steps} meta-steps",
                 f"bptt, 2 tasks, second derivatives, Adam, averaged meta-parameters, {num_steps} meta-steps",
             ],
             "estimator": "bptt with second derivatives, meta-loss on independent batches of 1024, steps up to 100 and 200 first",
             "seed": arguments.seed,
-            **what_it_took(result, l2o.pretrained.header(imitated)["recipe"]["seconds"]),
             "command": "python experiments/train_mnist_pair.py",
         }
         l2o.pretrained.save(trained, result.last, recipe=recipe, family=family)
