@@ -24,6 +24,7 @@ from .guarded import Guarded
 from .meta_training import MetaTrained, Validation, default_outer_optimizer, meta_train
 from .partitioned import Partitioned
 from .pretrained import load
+from .random_scaling import RandomScaling
 from .statistics import bootstrap_interval, ratio_interval
 from .tuning import Search, Trial, Tuned, tune
 
@@ -47,6 +48,7 @@ __all__ = [
     "MetaTrained",
     "Panel",
     "Partitioned",
+    "RandomScaling",
     "Sampled",
     "Search",
     "SecondOrder",
