@@ -22,9 +22,9 @@ class RandomScaling(eqx.Module):
     a_i \sim \mathrm{U}(-r, r)$$
 
     with $r$ = `log_range` and $c$ drawn anew for every task. Losses are those of `family` at the start and gradients are
-    $c \odot \nabla f$, so a rule cannot count on their size, and one that is trained for longer on more kinds of problems
-    generalizes further (Lv, Jiang, Li 2017, "Learning Gradient Descent: Better Generalization and Longer Horizons", section 4.1,
-    with $r$ = 3); where all problems are of one kind it costs some of the lead on them.
+    $c \odot \nabla f$, so a rule cannot count on their size. Lv, Jiang & Li 2017 ("Learning Gradient Descent: Better
+    Generalization and Longer Horizons", section 4.1; $r$ = 3) find that it then goes further with other nets and longer runs; on
+    the problems that it was trained on some of its lead is lost.
 
     With `signs`, $s_i = \pm 1$ by a fair coin, else 1. An LSTM is not an odd function of its gradients, and where the loss does
     not see a direction (softmax: what is added to all classes alike) nothing keeps its steps from adding up there. Random signs
