@@ -75,6 +75,13 @@ def profile_figure(comparison: Comparison, path: str | Path, *, also: Sequence[s
     for name in (n for n in drawn_as if n in found):
         _draw(axis, found[name], drawn_as[name], name)
     axis.set(xscale="log", ylim=(-0.02, 1.02), xlabel="loss / mean loss of the best baseline", ylabel="share of runs")
+    low, high = axis.get_xlim()
+    if high < 100 * low:  # where the usual labels, 2 x 10^-1 and so on, would run into each other
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))))
+        axis.set_xticks([m * 10.0**e for e in decades for m in (1, 2, 5)])
+        axis.set(xlim=(low, high))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
     axis.axvline(1, **_HORIZON)
     axis.grid(alpha=0.25, which="both", linewidth=0.5)
     axis.legend(fontsize=7.5)
