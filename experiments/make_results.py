@@ -145,8 +145,8 @@ gradients of the other five labels only; the rules that it imitates were chosen 
         "CIFAR-2",
         "cifar2",
         "python experiments/cifar.py --panel cifar2",
-        """The same net on the images of the first two labels, 10,000, which it learns by heart: what is left of the training loss
-is small, and annealed steps, which no baseline has, reduce it most. *LSTM-sub* has seen the other eight labels.""",
+        """The same net on the images of the first two labels, 10,000, which it learns by heart: the ratio is one of small
+remainders of the training loss. *LSTM-sub* has seen the other eight labels.""",
         ("cifar2-cifar2.png",),
     ),
 ]

@@ -77,9 +77,9 @@ def profile_figure(comparison: Comparison, path: str | Path, *, also: Sequence[s
     axis.set(xscale="log", ylim=(-0.02, 1.02), xlabel="loss / mean loss of the best baseline", ylabel="share of runs")
     low, high = axis.get_xlim()
     if high < 100 * low:  # where the usual labels, 2 x 10^-1 and so on, would run into each other
-        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))))
-        axis.set_xticks([m * 10.0**e for e in decades for m in (1, 2, 5)])
-        axis.set(xlim=(low, high))
+        from matplotlib.ticker import LogLocator  # here, as pyplot is: it takes its time
+
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
     axis.axvline(1, **_HORIZON)
