@@ -1,7 +1,8 @@
 """Imitation of hand-designed rules, one for each kind of parameter, on gradients recorded in whole runs.
 
-The kinds are the params' top-level keys. A coordinatewise rule needs no more than the gradients of some coordinates, in the
-teachers' runs and then in the student's own; so this costs next to nothing beside back-propagation through the net.
+The kinds are the params' top-level keys; params that are a single array are of one kind. A coordinatewise rule needs no more
+than the gradients of some coordinates, in the teachers' runs and then in the student's own; so this costs next to nothing
+beside back-propagation through the net.
 """
 
 from collections.abc import Mapping
@@ -78,6 +79,8 @@ def imitate(optimizer, teachers: Mapping[str, optax.GradientTransformation], fam
 
 def together(teachers):
     """The teachers as one optimizer."""
+    if len(teachers) == 1:
+        return next(iter(teachers.values()))
     return optax.partition(teachers, lambda params: {kind: kind for kind in params})
 
 
@@ -85,7 +88,8 @@ def record(optimizer, family, key, plan):
     """Gradients [horizon, num_coordinates] of each kind of parameter in one run: half from all coordinates, half by leaf."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     index, start = [], 0  # in the raveled params, kind by kind
-    kinds = jax.eval_shape(lambda: family(key).init(key))
+    params = jax.eval_shape(lambda: family(key).init(key))
+    kinds = params if isinstance(params, Mapping) else {"all": params}
     for part in kinds.values():
         starts = start + np.cumsum([0, *(leaf.size for leaf in jax.tree.leaves(part))])
         # By leaf: small ones, batch norms and biases, matter as much as large ones.
