@@ -157,8 +157,8 @@ remainders of the training loss. *LSTM-sub* has seen the other eight labels.""",
 64 × 64, in the style of Starry Night, 128 steps from the content image. `lstm-style` imitated an annealed momentum rule, then
 learned by back-propagation through 128 steps on windows of 32 × 32 of the training pictures. The paper gives neither the
 weights of the three terms nor its starting image, so losses do not compare with its plot. With ours Adam is at step 128 within
-a few percent of what many more steps reach (LOG.md), so a ratio far below 1 is not to be had; optimizers differ more in how
-soon they get there ([style.md](style.md)). Tuned on four draws, NAG diverges on 10 of the 100 and SGD on 28. L-BFGS, which
+a few percent of what many more steps reach (LOG.md), so a ratio far below 1 is hardly to be expected; optimizers differ more in
+how soon they get there ([style.md](style.md)). Tuned on four draws, NAG diverges on 10 of the 100 and SGD on 28. L-BFGS, which
 takes several gradients a step, has not been measured on all of them.""",
         ("style_64-style-64.png", "style-pictures.png"),
     ),

@@ -40,6 +40,8 @@ import optax
 from _imitation import Fit, Plan
 from _teacher import annealed, momentum
 from jaxtyping import Array, Float
+from train_mnist import run
+from train_mnist_pair import late
 
 import l2o
 from l2o import comparison, results
@@ -74,6 +76,8 @@ QUICK = Plan(
     num_coordinates=50,
     fits=(Fit(10, 50, 5e-3, 20, False), Fit(10, 130, 4e-3, 20, True)),
 )
+PANELS = ("style_64", "style_128", "windows_32")
+OPTIMIZERS = ("lstm-style", *l2o.baselines.PAPER_BASELINES, "lbfgs")
 RATES = (3e-3, 1.0)  # below and above the best of every baseline but SGD, which diverges here and there already at 1.0
 MARKS = (0, 16, 32, 64, 128)  # steps after which pictures are shown
 PICTURES = {"data": "content_64", "style": "starry_night", "size": 64, "features": "vgg16"}
@@ -129,7 +133,7 @@ def train(arguments, key):
         return
     windows = style.family(crop=8) if quick else style.family(crop=32, **PICTURES)
     val = style.family() if quick else style.family(split="val", **PICTURES)
-    weights = 0.03 + 10 * (jnp.arange(1, HORIZON + 1) / HORIZON) ** 8  # late steps count more
+    weights = late(HORIZON)
     problem = l2o.InnerTraining(
         DimmedFamily(windows, DIMMED),
         HORIZON,
@@ -149,7 +153,7 @@ def train(arguments, key):
         }
         for first, peak, last, num_steps in cycles
     )
-    result = l2o.meta_train(
+    result = run(
         l2o.load(imitated),
         BPTT(problem, num_tasks=2, batch_size=1),
         l2o.default_outer_optimizer(rates, max_norm=0.5),
@@ -158,9 +162,7 @@ def train(arguments, key):
         validation=l2o.Validation(val, HORIZON, num_tasks=4, every=50),
         average=0.95,
         folder=folder / "train",
-        resume=(folder / "train" / "checkpoints").exists(),
         checkpoint_every=50,
-        on_step=lambda row: print(row, flush=True),
     )
     plan = QUICK if quick else FULL
     recipe = {
@@ -190,10 +192,6 @@ def train(arguments, key):
     l2o.pretrained.save(trained, result.optimizer, recipe=recipe, family=family)
     if not quick:
         SHIPPED.write_bytes(trained.read_bytes())
-
-
-PANELS = ("style_64", "style_128", "windows_32")
-OPTIMIZERS = ("lstm-style", *l2o.baselines.PAPER_BASELINES, "lbfgs")
 
 
 def measure(arguments, key):
@@ -305,7 +303,6 @@ def main():
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.trials, arguments.costs = 3, False
-    if arguments.quick:
         arguments.folder /= "quick"  # its files are not to be taken for those of a whole run
     arguments.folder.mkdir(parents=True, exist_ok=True)  # rather than find out after four minutes
     imitate_key, train_key, test_key, picture_key = jax.random.split(jax.random.key(arguments.seed), 4)

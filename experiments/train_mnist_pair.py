@@ -119,8 +119,12 @@ def main():
 
 def step_weights():
     """Of the 200 steps: those just before 100, and less those before 200, count most."""
-    late = 0.03 + 10 * (jnp.arange(1, 101) / 100) ** 8
-    return jnp.concatenate([late, 0.4 * late])
+    return jnp.concatenate([late(100), 0.4 * late(100)])
+
+
+def late(num_steps):
+    """Weights of steps of which the last count most."""
+    return 0.03 + 10 * (jnp.arange(1, num_steps + 1) / num_steps) ** 8
 
 
 if __name__ == "__main__":
