@@ -215,11 +215,14 @@ def measure(arguments, key):
     contenders = {n: c for n, c in contenders.items() if arguments.only in (None, n)}
     for name in [arguments.panel] if arguments.panel else [*found]:
         folder = arguments.folder / name
+        test_key, compare_key = jax.random.split(key)
+        each = None if arguments.quick else style.each_picture(found[name].make(), test_key)[: arguments.num_tasks]
         comparison.compare(
             {name: found[name]},
             contenders,
-            key=key,
-            num_tasks=4 if arguments.quick else arguments.num_tasks,
+            key=compare_key,
+            num_tasks=4,
+            test_keys=each,
             tune_tasks=2 if arguments.quick else arguments.tune_tasks,
             search=l2o.Search(arguments.trials, rates=RATES),
             measure_costs=arguments.costs and not arguments.only,
@@ -295,8 +298,8 @@ def main():
     parser.add_argument("--stage", choices=["imitate", "train", "measure", "pictures"], help="only this stage")
     parser.add_argument("--panel", choices=PANELS, help="measure only this panel")
     parser.add_argument("--only", choices=OPTIMIZERS, help="measure only this one, say one for each core")
-    parser.add_argument("--num-tasks", type=int, default=100, help="draws of the test pictures")
-    parser.add_argument("--tune-tasks", type=int, default=4, help="other draws, to tune the baselines on")
+    parser.add_argument("--num-tasks", type=int, default=100, help="test pictures, each painted once")
+    parser.add_argument("--tune-tasks", type=int, default=4, help="draws of the test pictures to tune the baselines on")
     parser.add_argument("--trials", type=int, default=15, help="rates tried for each baseline")
     parser.add_argument("--no-costs", dest="costs", action="store_false", help="do not time a step of each optimizer")
     parser.add_argument("--seed", type=int, default=0)

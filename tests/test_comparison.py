@@ -84,6 +84,18 @@ def test_recorded_is_what_was_run(small, tmp_path):
         loaded.panels["bowl"].make()
 
 
+def test_reports_on_the_keys_it_is_given(small, tmp_path):
+    """Other keys than those drawn: tuned alike, run on these, and recorded, so that resuming with others is refused."""
+    keys = jax.random.split(jax.random.split(KEY)[1], 3)[::-1]
+    found = comparison.compare(PANELS, ["sgd"], test_keys=keys, folder=tmp_path, **SMALL)
+    for panel, records in found.records.items():
+        np.testing.assert_array_equal(records["sgd"].curves.losses, small.records[panel]["sgd"].curves.losses[::-1])
+    again = comparison.compare(PANELS, ["sgd"], test_keys=keys[:2], **SMALL)
+    assert again.settings["num_tasks"] == len(again.records["bowl"]["sgd"].curves.losses) == 2
+    with pytest.raises(ValueError, match="test_keys"):
+        comparison.compare(PANELS, ["sgd"], folder=tmp_path, resume=True, **SMALL)
+
+
 def test_resuming_runs_only_what_is_new(tmp_path, small):
     done = []
     options = SMALL | {"folder": tmp_path, "on_done": lambda *cell: done.append(cell[:2])}

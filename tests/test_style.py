@@ -120,6 +120,21 @@ def test_a_crop_is_a_window_of_the_picture_with_its_gradients(tmp_path, monkeypa
         style.family(crop=20)
 
 
+def test_each_picture_is_painted_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("L2O_DATA", str(tmp_path))
+    pictures = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "some.npz", x_train=pictures[:5], x_test=pictures[5:])
+    family = style.family(data="some", split="test", crop=8)
+    for seed in range(3):
+        contents = jax.vmap(lambda key: family(key).content)(style.each_picture(family, jax.random.key(seed)))
+        assert len(contents) == 7
+        for content, picture in zip(np.round(255 * np.asarray(contents)), pictures[5:], strict=True):
+            assert any(np.array_equal(content, picture[i : i + 8, j : j + 8]) for i in range(9) for j in range(9))
+    for family in (style.family(), lambda key: None):
+        with pytest.raises(ValueError, match=r"needs a family of .* with a set of pictures"):
+            style.each_picture(family, KEY)
+
+
 # ---- its meta-gradient
 
 

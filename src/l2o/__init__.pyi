@@ -25,6 +25,7 @@ from .meta_training import MetaTrained, Validation, default_outer_optimizer, met
 from .partitioned import Partitioned
 from .pretrained import load
 from .random_scaling import RandomScaling
+from .rescaled import Rescaled
 from .statistics import bootstrap_interval, ratio_interval
 from .tuning import Search, Trial, Tuned, tune
 
@@ -49,6 +50,7 @@ __all__ = [
     "Panel",
     "Partitioned",
     "RandomScaling",
+    "Rescaled",
     "Sampled",
     "Search",
     "SecondOrder",

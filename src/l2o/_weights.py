@@ -13,6 +13,8 @@ from l2o import _hub
 FORMAT = "l2o-1"
 # The "architecture" of files of `l2o.Partitioned`: its arguments are its parts' architectures and arguments, by name.
 PARTITIONED = "partitioned"
+# Of `l2o.Rescaled`: its arguments are the architecture and arguments of what it wraps, "optimizer", and "rms".
+RESCALED = "rescaled"
 _FOLDER = Path(__file__).parent / "pretrained"
 
 
@@ -109,8 +111,9 @@ def warn_of_scale(name: str | Path, scale: Mapping[str, Any] | None, rms: float,
         return
     warnings.warn(
         f"{name} was meta-trained on gradients with a root mean square of {low:.2g} to {high:.2g} at the start of a run, and "
-        f"is used on {rms:.2g}: expect it to stall or diverge. Multiply the loss by about {middle / rms:.1g}, or meta-train on "
-        "your problem (`l2o train`). `l2o.Guarded` hands over to another optimizer when it fails.",
+        f"is used on {rms:.2g}: expect it to stall or diverge. Multiply the loss by about {middle / rms:.1g}, use "
+        f"`l2o.Rescaled(optimizer, {middle:.2g})`, which does that by itself, or meta-train on your problem (`l2o train`). "
+        "`l2o.Guarded` hands over to another optimizer when it fails.",
         UserWarning,
         stacklevel=stacklevel,
     )

@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 from l2o import _devices, _weights, baselines, costs, pretrained, scale, tuning
 from l2o._panel import Panel
@@ -60,6 +60,7 @@ def compare(
     key: PRNGKeyArray,
     num_tasks: int = 20,
     tune_tasks: int = 10,
+    test_keys: Key[Array, " num_tasks"] | None = None,
     search: Search | None = None,
     measure_costs: bool = True,
     folder: str | Path | None = None,
@@ -77,6 +78,8 @@ def compare(
         cost is then reported), or to any optax transformation, which is taken as it is. Only baselines are tuned, on
         `tune_tasks` tasks by `search`. Weights are warned of where gradients are far from those of their training.
         A panel whose params an optimizer refuses is recorded as left out.
+    - `test_keys`: report on these keys, one a task, and not on `num_tasks` drawn from `key`: say on each of a finite set of
+        tasks once (`l2o.tasks.style.each_picture`).
     - `measure_costs`: time a step of each, side by side, after all runs.
     - `folder`: where to record; default nowhere. `resume`: go on with the comparison there; panels and optimizers may be new.
     - `on_done(panel, optimizer, record)` is called after each cell, from the thread that ran it.
@@ -89,11 +92,14 @@ def compare(
     search = search or Search()
     contenders = _contenders(optimizers)
     tune_key, test_key = jax.random.split(key)
-    keys = (jax.random.split(tune_key, tune_tasks), jax.random.split(test_key, num_tasks))
+    drawn = jax.random.split(test_key, num_tasks) if test_keys is None else test_keys
+    keys = (jax.random.split(tune_key, tune_tasks), drawn)
     trials = search.trials(jax.random.fold_in(tune_key, 2**31))
     families = {name: panel.make() for name, panel in panels.items()}
     left_out = _not_applicable(families, contenders, key)
-    settings = _settings(key, num_tasks, tune_tasks, search)
+    settings = _settings(key, len(drawn), tune_tasks, search)
+    if test_keys is not None:
+        settings["test_keys"] = np.asarray(jax.random.key_data(test_keys)).tolist()
     store = None
     if folder is not None:
         described = {name: _described(contender) for name, contender in contenders.items()}

@@ -7,6 +7,7 @@ FOLDER/costs/PANEL.json              what a step costs each of them, measured si
 
 import io
 import json
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -104,8 +105,8 @@ class Store:
             for field in old.keys() | new.keys():
                 if old.get(field) != new.get(field):
                     raise ValueError(
-                        f"The comparison in {self.folder} was made with other {what}: {field} is {old.get(field)} there, "
-                        f"{new.get(field)} here. Resume with the same, or choose another folder."
+                        f"The comparison in {self.folder} was made with other {what}: {field} is {_short(old.get(field))} there, "
+                        f"{_short(new.get(field))} here. Resume with the same, or choose another folder."
                     )
         for kind in ("panels", "optimizers"):
             self.content[kind] = {**before[kind], **self.content[kind]}
@@ -179,6 +180,10 @@ class Store:
 
 def _described(panel: Panel) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in panel._asdict().items() if k != "make"}
+
+
+def _short(value) -> str:
+    return textwrap.shorten(str(value), 300)
 
 
 def _with_tuples(panel: dict[str, Any]) -> dict[str, Any]:

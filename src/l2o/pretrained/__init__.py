@@ -21,9 +21,10 @@ from l2o import _plugins, _weights, scale
 from l2o._files import check_writable, write_whole
 from l2o._optimizer import AbstractLearnedOptimizer
 from l2o._task import TaskFamily
-from l2o._weights import PARTITIONED
+from l2o._weights import PARTITIONED, RESCALED
 from l2o._weights import names as names
 from l2o.partitioned import Partitioned
+from l2o.rescaled import Rescaled
 
 
 def describe(name_or_path: str | Path) -> str:
@@ -50,11 +51,12 @@ def save(
 
     - `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold.
     - `family`: what it was meta-trained on. It is run there for the recipe's "horizon", 16 times, and the size of the
-        gradients it meets (`l2o.scale.measure`) is written into the header, so that use far from it can be warned of.
+        gradients it meets (`l2o.scale.measure`) is written into the header, so that use far from it can be warned of. Not
+        of an `l2o.Rescaled`, to which gradients of all sizes are the same.
 
-    **Raises:** `ValueError` if the optimizer is not of an architecture of this package, nor `l2o.Partitioned` into such, or
-    names its leaves by a function, or there is a `family` but no "horizon" in the recipe; `OSError` if `path` cannot be
-    written.
+    **Raises:** `ValueError` if the optimizer is not of an architecture of this package, nor `l2o.Partitioned` into such or
+    `l2o.Rescaled`, or names its leaves by a function, or there is a `family` but no "horizon" in the recipe; `OSError` if
+    `path` cannot be written.
     """
     import safetensors.numpy
 
@@ -73,7 +75,7 @@ def save(
     }
     path = Path(path)
     check_writable(path.absolute().parent)
-    if family is not None and recipe is not None:
+    if family is not None and recipe is not None and not isinstance(optimizer, Rescaled):
         header["scale"] = json.dumps(scale.measure(optimizer, family, horizon=recipe["horizon"]))
     write_whole(path, safetensors.numpy.save(contents["arrays"], metadata=header))
 
@@ -87,8 +89,7 @@ def as_dict(optimizer: AbstractLearnedOptimizer) -> dict[str, Any]:
     """
     arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(optimizer, eqx.is_inexact_array))
     return {
-        "architecture": _architecture(optimizer),
-        "arguments": _arguments(optimizer),
+        **_structure(optimizer),
         "arrays": {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in arrays},
     }
 
@@ -210,13 +211,21 @@ def _warn_if_far(name_or_path, told, horizon, gradients):
 
 def _build(architecture, arguments):
     if architecture == PARTITIONED:
-        return Partitioned({n: _build(p["architecture"], p["arguments"]) for n, p in arguments["parts"].items()})
+        return Partitioned({name: _build(**part) for name, part in arguments["parts"].items()})
+    if architecture == RESCALED:
+        return Rescaled(_build(**arguments["optimizer"]), arguments["rms"])
     return _plugins.get("architectures", architecture).build(jax.random.key(0), **arguments)
+
+
+def _structure(optimizer):
+    return {"architecture": _architecture(optimizer), "arguments": _arguments(optimizer)}
 
 
 def _architecture(optimizer):
     if isinstance(optimizer, Partitioned):
         return PARTITIONED
+    if isinstance(optimizer, Rescaled):
+        return RESCALED
     module = type(optimizer).__module__
     package, _, name = module.rpartition(".")
     if package != "l2o.architectures":
@@ -228,18 +237,16 @@ def _architecture(optimizer):
 
 
 def _arguments(optimizer):
-    """Constructor arguments, which architectures keep as static fields of the same names; of a `Partitioned`, its parts'."""
+    """Constructor arguments, which architectures keep as static fields of the same names; of a wrapper, what it wraps."""
     if isinstance(optimizer, Partitioned):
         if optimizer.label is not None:
             raise ValueError(
                 "Weights files hold no functions, and this `Partitioned` has a `label`. Save "
                 "`l2o.Partitioned(optimizer.parts)`, and after loading give it again: `l2o.Partitioned(loaded.parts, label)`."
             )
-        return {
-            "parts": {
-                n: {"architecture": _architecture(p), "arguments": _arguments(p)} for n, p in optimizer.parts.items()
-            }
-        }
+        return {"parts": {name: _structure(part) for name, part in optimizer.parts.items()}}
+    if isinstance(optimizer, Rescaled):
+        return {"optimizer": _structure(optimizer.optimizer), "rms": optimizer.rms}
     parameters = inspect.signature(type(optimizer).__init__).parameters
     return {name: getattr(optimizer, name) for name in parameters if name not in ("self", "key")}
 

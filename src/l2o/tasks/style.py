@@ -22,7 +22,8 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, UInt8
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Key, PRNGKeyArray, UInt8
 
 import l2o.data
 from l2o._task import AbstractTask, TaskFamily
@@ -92,16 +93,22 @@ class _Family(eqx.Module):
     start: str = eqx.field(static=True)
 
     def __call__(self, key):
-        if self.pictures is None:
-            content = _synthetic(key, self.size)
-        else:
-            content = _unit(self.pictures[jax.random.randint(key, (), 0, len(self.pictures))])
+        content = (
+            _synthetic(key, self.size)
+            if self.pictures is None
+            else _unit(self.pictures[_which(key, len(self.pictures))])
+        )
         if self.crop is not None:
             corner = jax.random.randint(jax.random.fold_in(key, 1), (2,), 0, self.size - self.crop + 1)
             content = jax.lax.dynamic_slice(content, (*corner, 0), (self.crop, self.crop, 3))
         # Computed with the task, not in its loss: a loop over steps does it once.
         targets = self.features(content, self.content_layers)
         return Style(self.features, content, targets, self.style_targets, self.weights, self.start)
+
+
+def _which(key, num):
+    """The index of the picture that a key draws."""
+    return jax.random.randint(key, (), 0, num)
 
 
 def family(
@@ -197,6 +204,26 @@ def between(
     content_targets, style_targets = _targets(net, photo, painting, content_layers, style_layers)
     weights = (content_weight, style_weight, variation_weight)
     return Style(net, photo, content_targets, style_targets, weights, start)
+
+
+def each_picture(family: TaskFamily, key: PRNGKeyArray) -> Key[Array, " num_pictures"]:
+    """Keys with which `family` paints each of its pictures once, in the set's order: to report on a whole test set.
+
+    ```python
+    pictures = family(data="content_64", split="test", style="starry_night", size=64, features="vgg16")
+    test_keys = each_picture(pictures, jax.random.key(0))  # 100, for `l2o.compare`
+    ```
+
+    **Raises:** `ValueError` for a family that is not one of `family`, or has no set of pictures ("synthetic").
+    """
+    if not isinstance(family, _Family) or family.pictures is None:
+        raise ValueError("`each_picture` needs a family of `l2o.tasks.style.family` with a set of pictures, `data`.")
+    num, keys = len(family.pictures), jax.random.split(key, 0)
+    while True:  # some num * log(num) draws see them all; hardly ever is a second round needed
+        keys = jnp.concatenate([keys, jax.random.split(jax.random.fold_in(key, len(keys)), 20 * num)])
+        found, first = np.unique(jax.vmap(_which, (0, None))(keys, num), return_index=True)
+        if len(found) == num:
+            return keys[first]
 
 
 def least_size(features: str = "vgg16") -> int:

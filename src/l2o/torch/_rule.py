@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2o._weights import PARTITIONED
+from l2o._weights import PARTITIONED, RESCALED
 
 
 class AbstractFlat(abc.ABC):
@@ -62,6 +62,12 @@ def build(weights: dict[str, Any], part: str | None = None) -> AbstractFlat:
     """
     weights = of_part(weights, part)
     architecture = weights["architecture"]
+    if architecture == RESCALED:
+        from l2o.torch._rescaled import Rescaled
+
+        return Rescaled(
+            build(_inside(weights, ".optimizer", weights["arguments"]["optimizer"])), weights["arguments"]["rms"]
+        )
     package = importlib.import_module("l2o.torch")
     twins = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
     if architecture not in twins:
@@ -91,6 +97,10 @@ def of_part(weights: dict[str, Any], part: str | None) -> dict[str, Any]:
             f"These weights have a part for each kind of parameter, {', '.join(map(repr, parts))}, and every group must name "
             f"its own, got part={part!r}. Pass `params` as groups: [{groups}]."
         )
-    prefix = f".parts[{part!r}]"  # the path in JAX's optimizer
+    return _inside(weights, f".parts[{part!r}]", parts[part])
+
+
+def _inside(weights, prefix, structure) -> dict[str, Any]:
+    """The weights of what a wrapper holds at `prefix`, a path in JAX's optimizer."""
     arrays = {path.removeprefix(prefix): a for path, a in weights["arrays"].items() if path.startswith(prefix)}
-    return {**parts[part], "arrays": arrays}
+    return {**structure, "arrays": arrays}
