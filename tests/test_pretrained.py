@@ -275,7 +275,10 @@ def test_a_scale_needs_a_horizon_and_finite_gradients(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", pretrained.names())
+RESCALED = [name for name in pretrained.names() if isinstance(l2o.load(name), l2o.Rescaled)]
+
+
+@pytest.mark.parametrize("name", sorted({*pretrained.names()} - {*RESCALED}))
 def test_use_on_gradients_far_from_those_of_its_training_is_warned_of(name, recwarn):
     told = pretrained.header(name)
     low, middle, high = told["scale"]["start"]
@@ -292,6 +295,12 @@ def test_use_on_gradients_far_from_those_of_its_training_is_warned_of(name, recw
         pretrained.check(name, gradients=jax.tree.map(lambda g: 1e-6 * g, gradients))
     with pytest.raises(ValueError, match=r"Inside `jit` gradients have no values to be checked"):
         jax.jit(lambda g: pretrained.check(name, gradients=g))(gradients)
+
+
+def test_gradients_of_all_sizes_are_the_same_to_a_rescaled_one(recwarn):
+    assert RESCALED == ["lstm-style"]
+    l2o.load("lstm-style", gradients=jnp.full(2, 1e9))
+    assert not recwarn.list
 
 
 def test_at_its_home_no_shipped_optimizer_warns(recwarn):

@@ -93,12 +93,17 @@ def start(task: AbstractTask, optimizer: Optimizer, key: PRNGKeyArray) -> InnerS
     return InnerState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
+def task_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """The key that an episode's task is drawn with."""
+    return jax.random.fold_in(key, 0)
+
+
 def begin(family: TaskFamily, optimizer: Optimizer, key: PRNGKeyArray) -> tuple[AbstractTask, InnerState, PRNGKeyArray]:
     """A task drawn from `family`, the start of an inner training run on it, and the key of its minibatches.
 
     Everything that happens in an episode follows from its `key`, whatever the optimizer.
     """
-    task = family(jax.random.fold_in(key, 0))
+    task = family(task_key(key))
     return task, start(task, optimizer, jax.random.fold_in(key, 1)), jax.random.fold_in(key, 2)
 
 

@@ -24,9 +24,10 @@ def both(request):
 
 
 def test_every_architecture_that_ships_has_a_twin():
-    def architectures(weights):  # a partitioned one has its parts'
-        parts = weights["arguments"].get("parts")
-        return set().union(*map(architectures, parts.values())) if parts else {weights["architecture"]}
+    def architectures(weights):  # a wrapper has those of what it wraps
+        arguments = weights["arguments"]
+        inside = [arguments["optimizer"]] if "optimizer" in arguments else [*arguments.get("parts", {}).values()]
+        return set().union(*map(architectures, inside)) if inside else {weights["architecture"]}
 
     shipped = set().union(*(architectures(pretrained.header(name)) for name in pretrained.names()))
     assert shipped <= set(_plugins.names("torch")) <= set(_plugins.names("architectures"))

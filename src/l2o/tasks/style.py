@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key, PRNGKeyArray, UInt8
 
 import l2o.data
+from l2o._inner import task_key
 from l2o._task import AbstractTask, TaskFamily
 from l2o.tasks import _vgg
 
@@ -207,7 +208,7 @@ def between(
 
 
 def each_picture(family: TaskFamily, key: PRNGKeyArray) -> Key[Array, " num_pictures"]:
-    """Keys with which `family` paints each of its pictures once, in the set's order: to report on a whole test set.
+    """Keys of runs in which each picture of `family` is painted once, in the set's order: to report on a whole test set.
 
     ```python
     pictures = family(data="content_64", split="test", style="starry_night", size=64, features="vgg16")
@@ -221,7 +222,7 @@ def each_picture(family: TaskFamily, key: PRNGKeyArray) -> Key[Array, " num_pict
     num, keys = len(family.pictures), jax.random.split(key, 0)
     while True:  # some num * log(num) draws see them all; hardly ever is a second round needed
         keys = jnp.concatenate([keys, jax.random.split(jax.random.fold_in(key, len(keys)), 20 * num)])
-        found, first = np.unique(jax.vmap(_which, (0, None))(keys, num), return_index=True)
+        found, first = np.unique(jax.vmap(lambda key: _which(task_key(key), num))(keys), return_index=True)
         if len(found) == num:
             return keys[first]
 
