@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from l2o._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer, Optimizer, with_extra_args
-from l2o._task import AbstractTask, TaskFamily
+from l2o._task import AbstractTask, TaskFamily, task_key
 from l2o.partitioned import Partitioned, deal
 
 
@@ -91,11 +91,6 @@ def start(task: AbstractTask, optimizer: Optimizer, key: PRNGKeyArray) -> InnerS
     """The state before the first inner step."""
     params = task.init(key)
     return InnerState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-
-def task_key(key: PRNGKeyArray) -> PRNGKeyArray:
-    """The key that an episode's task is drawn with."""
-    return jax.random.fold_in(key, 0)
 
 
 def begin(family: TaskFamily, optimizer: Optimizer, key: PRNGKeyArray) -> tuple[AbstractTask, InnerState, PRNGKeyArray]:

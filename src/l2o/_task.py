@@ -71,6 +71,11 @@ class FunctionTask(AbstractTask):
         return self.loss_fn(params, key)
 
 
+def task_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """The key that the task of a run is drawn with, from the run's own."""
+    return jax.random.fold_in(key, 0)
+
+
 def check_family(family: TaskFamily, key: PRNGKeyArray, num_tasks: int = 8) -> None:
     """Draws a few tasks and evaluates them at their start, so that a mistake shows before any work is lost.
 

@@ -26,8 +26,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key, PRNGKeyArray, UInt8
 
 import l2o.data
-from l2o._inner import task_key
-from l2o._task import AbstractTask, TaskFamily
+from l2o._task import AbstractTask, TaskFamily, task_key
 from l2o.tasks import _vgg
 
 HORIZON = 128
