@@ -210,10 +210,8 @@ def measure(arguments, key):
                 windows, HORIZON, HORIZON, source, batch_size=4, data=("content_64", "styles", "vgg16")
             ),
         }
-    contenders = {n: n for n in OPTIMIZERS if n not in arguments.leave_out}
-    if (trained := arguments.folder / "trained.safetensors").exists():
-        contenders["lstm-style"] = trained
-    contenders = {n: c for n, c in contenders.items() if arguments.only in (None, n)}
+    names = [arguments.only] if arguments.only else [n for n in OPTIMIZERS if n not in arguments.leave_out]
+    contenders = {n: _learned(arguments) if n == "lstm-style" else n for n in names}
     for name in [arguments.panel] if arguments.panel else [*found]:
         folder = arguments.folder / name
         test_key, compare_key = jax.random.split(key)
@@ -241,6 +239,12 @@ def measure(arguments, key):
             sheet.unlink()  # the photographs may not be passed on
 
 
+def _learned(arguments):
+    """What was trained in this folder; else what ships."""
+    trained = arguments.folder / "trained.safetensors"
+    return trained if trained.exists() else "lstm-style"
+
+
 def pictures(arguments, key):
     """Munch's Scream in the style of van Gogh's Starry Night, both in the public domain; the test photographs are not."""
     if arguments.quick:
@@ -253,7 +257,7 @@ def pictures(arguments, key):
     rows = {}
     for name, record in found.items():
         if record.learned:
-            optimizer = l2o.load(arguments.folder / "trained.safetensors" if name == "lstm-style" else name)
+            optimizer = l2o.load(_learned(arguments))
         else:
             optimizer = l2o.baselines.get(name).make(record.tuned and record.tuned.value.rate)
         state, rows[name] = l2o.start(task, optimizer, key), []
