@@ -20,8 +20,8 @@ Andrychowicz et al. 2016, section 3.4: the pixels of an image under the features
     python experiments/style.py --panel style_64 --only adam   # a part of it, say one for each core
 
 Needs the pictures, the paintings and VGG-16 (docs/style.md). A gradient takes 40 to 50 ms at 64 x 64 pixels on one core and four
-times that at 128 x 128: measuring style_64 takes two core-hours and L-BFGS more than half of one beside, style_128 half a day;
-fewer pictures and `--trials` cost less, and all tables say how many there were.
+times that at 128 x 128: of style_64 an optimizer takes a quarter of a core-hour and L-BFGS more than half of one, of style_128
+four times that; fewer pictures, `--tune-tasks` and `--trials` cost less, and all tables say how many there were.
 """
 
 import argparse
@@ -55,7 +55,7 @@ import matplotlib.pyplot as plt
 
 SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-style.safetensors"
 HORIZON = 128
-DIMMED = 0.2  # the least factor of losses in meta-training: a rule that one scale suits exactly is brittle
+DIMMED = 0.2  # the least factor of losses in meta-training
 # The rule that is imitated, the best of a search of 66 on two training pictures at 64 x 64 pixels (LOG.md).
 TEACHER = momentum(
     annealed(0.0288, warmup=4.05, num_steps=141.7, exponent=1.035, least=0.05), b1=0.799, b2=0.799, eps=0.0, power=0.493

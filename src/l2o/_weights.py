@@ -112,8 +112,8 @@ def warn_of_scale(name: str | Path, scale: Mapping[str, Any] | None, rms: float,
     warnings.warn(
         f"{name} was meta-trained on gradients with a root mean square of {low:.2g} to {high:.2g} at the start of a run, and "
         f"is used on {rms:.2g}: expect it to stall or diverge. Multiply the loss by about {middle / rms:.1g}, use "
-        f"`l2o.Rescaled(optimizer, {middle:.2g})`, which does that by itself, or meta-train on your problem (`l2o train`). "
-        "`l2o.Guarded` hands over to another optimizer when it fails.",
+        f"`l2o.Rescaled(optimizer, {middle:.2g})` (of an optimizer with parts: on each), which does that by itself, or "
+        "meta-train on your problem (`l2o train`). `l2o.Guarded` hands over to another optimizer when it fails.",
         UserWarning,
         stacklevel=stacklevel,
     )

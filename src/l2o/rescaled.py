@@ -27,7 +27,8 @@ class Rescaled(AbstractFlat):
     ```
 
     A first gradient that is zero or not finite is passed on as it is, and $c$ is taken from the next. On minibatches $c$ is as
-    noisy as the first one's norm. The state is the rule's and $c$, once for each coordinate.
+    noisy as the first one's norm. The state is the rule's and $c$, once for each coordinate. As $c$ is that of all coordinates,
+    `l2o.Blocks` and `l2o.Sampled` do not apply: meta-train the rule by these on losses of like scale, and then wrap it.
 
     **Arguments:**
 
