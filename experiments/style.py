@@ -212,9 +212,9 @@ def measure(arguments, key):
         }
     names = [arguments.only] if arguments.only else [n for n in OPTIMIZERS if n not in arguments.leave_out]
     contenders = {n: _learned(arguments) if n == "lstm-style" else n for n in names}
+    test_key, compare_key = jax.random.split(key)
     for name in [arguments.panel] if arguments.panel else [*found]:
         folder = arguments.folder / name
-        test_key, compare_key = jax.random.split(key)
         each = None if arguments.quick else style.each_picture(found[name].make(), test_key)[: arguments.num_tasks]
         comparison.compare(
             {name: found[name]},

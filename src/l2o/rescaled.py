@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from l2o import scale
 from l2o._optimizer import AbstractFlat, AbstractLearnedOptimizer, OptState
 
 RescaledState: TypeAlias = tuple[OptState, Float[Array, " num"]]  # the rule's, and c (0: not known yet)
@@ -57,7 +58,7 @@ class Rescaled(AbstractFlat):
 
     def update_coordinates(self, gradients, state: RescaledState, params=None):
         inner, factor = state
-        found = jnp.linalg.norm(gradients) / math.sqrt(max(1, gradients.size))
+        found = scale.rms(gradients)
         known = (found > 0) & jnp.isfinite(found)
         factor = jnp.where((factor == 0) & known, self.rms / found, factor)
         scaled = jnp.where(factor == 0, gradients, factor.astype(gradients.dtype) * gradients)
