@@ -33,13 +33,13 @@ class Plan(NamedTuple):
     """How much of everything."""
 
     horizon: int
-    num_runs: int  # of the teacher's, recorded
+    num_runs: int  # of the teacher's on each family, recorded
     num_coordinates: int  # recorded of each kind
     fits: tuple[Fit, ...]
 
     @property
     def num_recorded(self):
-        """Runs in all: the teacher's and the student's own."""
+        """Runs on each family: the teacher's and the student's own."""
         return self.num_runs + sum(fit.own for fit in self.fits)
 
     @property
@@ -61,17 +61,21 @@ def students(key, horizon, constants: Mapping[str, Mapping[str, Any]]):
     )
 
 
-def imitate(optimizer, teachers: Mapping[str, optax.GradientTransformation], family, plan: Plan, key):
-    """The student after all fits, to more and more runs: the teachers', then its own as well.
+def imitate(optimizer, teachers: Mapping[str, optax.GradientTransformation], families, plan: Plan, key):
+    """The student after all fits, to more and more runs on each of the families: the teachers', then its own as well.
 
     A `Partitioned` student has a part for each of the `teachers`; any other is to do what all of them do.
 
     **Raises:** `FloatingPointError` if a run diverges.
     """
-    recorded = [record(together(teachers), family, jax.random.fold_in(key, i), plan) for i in range(plan.num_runs)]
+
+    def runs(optimizer, i):
+        return [record(optimizer, family, jax.random.fold_in(key, i), plan) for family in families]
+
+    recorded = [run for i in range(plan.num_runs) for run in runs(together(teachers), i)]
     for i, fit in enumerate(plan.fits):
         if fit.own:
-            recorded.append(record(optimizer, family, jax.random.fold_in(key, plan.num_runs + i), plan))
+            recorded += runs(optimizer, plan.num_runs + i)
         optimizer, error = imitate_recorded(optimizer, teachers, recorded, fit, seed=i)
         print(f"imitation, {fit.length} steps: relative squared error {error:.3f}", flush=True)
     return optimizer

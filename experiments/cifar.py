@@ -123,7 +123,7 @@ def main():
                 start = student(start_key, plan.horizon, **ONE_CONSTANTS)
                 teachers = dict.fromkeys(TEACHERS, ONE_TEACHER)
             started = time.perf_counter()
-            optimizer = imitate(start, teachers, family, plan, runs_key)
+            optimizer = imitate(start, teachers, [family], plan, runs_key)
             seconds = round(time.perf_counter() - started)
             l2o.pretrained.save(
                 saved(folder, name), optimizer, recipe=recipe(arguments, {**net, "labels": labels}, plan, seconds)

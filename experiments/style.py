@@ -120,7 +120,7 @@ def imitate(arguments, key):
     optimizer = _imitation.imitate(
         _imitation.student(start_key, plan.horizon, preprocessing=7.0, output_scale=0.02),
         {"all": TEACHER},
-        DimmedFamily(family, DIMMED),
+        [DimmedFamily(family, DIMMED)],
         plan,
         runs_key,
     )

@@ -87,7 +87,7 @@ def main():
 
     if not imitated.exists():
         started = time.perf_counter()
-        optimizer = imitate(students(start_key, plan.horizon, CONSTANTS), TEACHERS, cheap, plan, runs_key)
+        optimizer = imitate(students(start_key, plan.horizon, CONSTANTS), TEACHERS, [cheap], plan, runs_key)
         l2o.pretrained.save(imitated, optimizer, recipe={"seconds": time.perf_counter() - started})
 
     if not trained.exists():

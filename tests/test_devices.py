@@ -12,6 +12,7 @@ import l2o
 from l2o import _devices
 
 SCRIPT = """
+import dataclasses
 import jax, jax.numpy as jnp, numpy as np, optax
 import l2o
 l2o.use_all_cores(2)
@@ -29,13 +30,14 @@ np.testing.assert_allclose(*curves, rtol=1e-6)
 assert len(np.unique(curves[0][:, -1])) == 4
 
 # Where all tasks are one, so are their meta-gradients, and the number of devices cannot matter.
-problem = l2o.InnerTraining(bowl, horizon=4, truncation=2)
-rates = [
-    l2o.meta_train(Descent(jnp.asarray(-3.0)), BPTT(problem, num_tasks=2), num_steps=6, key=key, devices=d).last.log_rate
-    for d in (devices, devices[:1])
-]
-np.testing.assert_allclose(*rates, rtol=1e-6)
-assert abs(float(rates[0]) + 3.0) > 1e-4
+bptt = BPTT(l2o.InnerTraining(bowl, horizon=4, truncation=2), num_tasks=2)
+for estimator in (bptt, l2o.Mixture([bptt, dataclasses.replace(bptt, num_tasks=4)])):
+    rates = [
+        l2o.meta_train(Descent(jnp.asarray(-3.0)), estimator, num_steps=6, key=key, devices=d).last.log_rate
+        for d in (devices, devices[:1])
+    ]
+    np.testing.assert_allclose(*rates, rtol=1e-6)
+    assert abs(float(rates[0]) + 3.0) > 1e-4
 print("done")
 """
 

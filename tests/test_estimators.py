@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 import l2o
 from l2o.estimators.bptt import BPTT
 from l2o.estimators.pes import PES
+from l2o.recording import RecordedLoop
 
 HORIZON = 4
 THETA = 0.5
@@ -139,3 +140,37 @@ def test_bptt_over_the_whole_horizon_is_exact_where_gradients_are_constant():
     estimate, _ = estimator.estimate(optimizer, state, jax.random.key(1))
     np.testing.assert_allclose(estimate.meta_loss, 0.9, rtol=1e-6)
     np.testing.assert_allclose(estimate.gradient.log_rate, -0.1, rtol=1e-5)
+
+
+def test_a_mixture_is_the_weighted_mean_of_clipped_gradients():
+    """The third step of Walk has the gradient 2 theta t = 3, clipped to 2; that of an episode of one step always 1."""
+    mixture = l2o.Mixture([BPTT(Walk(), num_tasks=2), BPTT(Walk(horizon=1), num_tasks=3)], [3, 1], max_norm=2.0)
+    estimates = run(mixture, 5)
+    clipped = np.minimum(2.0, [1, 2, 3, 4, 1])
+    np.testing.assert_allclose(estimates.gradient.theta, (3 * clipped + 1) / 4, rtol=1e-6)
+    # Each part's episodes end on their own.
+    losses = (THETA * np.array([1, 2, 3, 4, 1])) ** 2
+    np.testing.assert_allclose(estimates.meta_loss, (3 * losses + THETA**2) / 4, rtol=1e-6)
+
+
+def test_in_a_mixture_each_divergence_is_counted_and_stays_with_its_family():
+    mixture = l2o.Mixture([BPTT(Walk(limit=2.5), num_tasks=5), BPTT(Walk(), num_tasks=1)])
+    estimates = run(mixture, 6, theta=1.0)
+    np.testing.assert_array_equal(estimates.num_diverged, [0, 0, 5, 0, 0, 5])
+    other = [1, 4, 9, 16, 1, 4]
+    np.testing.assert_allclose(estimates.meta_loss[:2], [(1 + 1) / 2, (4 + 4) / 2])
+    np.testing.assert_allclose(estimates.meta_loss[3:5], [(1 + other[3]) / 2, (4 + other[4]) / 2])
+
+
+@pytest.mark.parametrize("estimators", [[], [RecordedLoop(lambda make, seed: None, num_tasks=1)]])
+def test_a_mixture_refuses_what_it_cannot_mix(estimators):
+    with pytest.raises(ValueError, match="at least one estimator, and none that runs PyTorch loops"):
+        l2o.Mixture(estimators)
+
+
+@pytest.mark.parametrize(
+    "options", [{"weights": [1]}, {"weights": [1, 0]}, {"weights": [1, np.nan]}, {"max_norm": 0.0}]
+)
+def test_a_mixture_refuses_bad_weights_and_norms(options):
+    with pytest.raises(ValueError, match="must be"):
+        l2o.Mixture([BPTT(Walk(), num_tasks=1)] * 2, **options)

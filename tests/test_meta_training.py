@@ -53,6 +53,17 @@ def test_the_first_meta_loss_and_gradient_are_those_of_a_truncation():
     np.testing.assert_allclose(history[0]["gradient_norm"], 0.98 * 2 * 0.01, rtol=1e-5)
 
 
+def test_a_mixture_meta_trains_on_families_of_different_shapes():
+    """One in two dimensions and one in none; the parts' inner steps and episodes are counted, in all of them."""
+    mixture = l2o.Mixture([estimator(bowls, num_tasks=4), estimator(bowl, horizon=8, num_tasks=2)])
+    result = l2o.meta_train(SMALL, mixture, optax.adam(0.1), num_steps=80, key=KEY)
+    first, last = (np.mean([row["meta_loss"] for row in rows]) for rows in (result.history[:4], result.history[-4:]))
+    assert last < 0.6 * first
+    assert 0.2 < float(jnp.exp(result.optimizer.log_rate)) < 0.7
+    assert result.num_inner_steps == 80 * (4 * 2 + 2 * 2)
+    assert result.num_episodes == 80 * (4 * 2 / 4 + 2 * 2 / 8)
+
+
 def test_the_best_by_validation_is_kept_when_training_gets_worse():
     """The rate climbs by e^(1/2) a step, through the best one (1/2) and on to where descent diverges."""
     result = l2o.meta_train(SMALL, estimator(), CLIMB, num_steps=12, key=KEY, validation=VALIDATION)

@@ -22,6 +22,7 @@ from .evaluation import Curves, evaluate, loss_curves
 from .explanation import Explanation, explain
 from .guarded import Guarded
 from .meta_training import MetaTrained, Validation, default_outer_optimizer, meta_train
+from .mixture import Mixture
 from .partitioned import Partitioned
 from .pretrained import load
 from .random_scaling import RandomScaling
@@ -47,6 +48,7 @@ __all__ = [
     "InnerState",
     "InnerTraining",
     "MetaTrained",
+    "Mixture",
     "Panel",
     "Partitioned",
     "RandomScaling",

@@ -118,8 +118,9 @@ def meta_train(
         raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
     if not 0 <= average < 1:
         raise ValueError(f"`average` must be at least 0 and below 1, got {average}.")
-    if isinstance(estimator.problem, InnerTraining):
-        check_family(estimator.problem.family, jax.random.fold_in(key, 1))
+    for part in estimator.parts:
+        if isinstance(part.problem, InnerTraining):
+            check_family(part.problem.family, jax.random.fold_in(key, 1))
     devices = _devices.share(estimator.num_tasks if estimator.jitted else 1, devices)
     init, estimate = (_init_jitted, _estimate_jitted) if estimator.jitted else (_init, _estimate)
     checkpoints = (
@@ -130,8 +131,7 @@ def meta_train(
     writer = None
     train_key, init_key, validation_key = jax.random.split(key, 3)
 
-    shared = dataclasses.replace(estimator, num_tasks=estimator.num_tasks // len(devices))  # each device's part
-    parts = [_devices.put(shared, device) for device in devices]
+    parts = [_devices.put(estimator.share(len(devices)), device) for device in devices]
     arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
     arrays = jax.device_put(arrays, devices[0])
     init_keys = jax.random.split(init_key, len(devices))
@@ -233,9 +233,7 @@ def meta_train(
 
     last = eqx.combine(run["average"], static)
     has_best = bool(np.isfinite(run["best_score"]))
-    problem = estimator.problem or estimator  # one without a problem runs whole episodes at every call
-    truncation = getattr(problem, "truncation", float("nan"))
-    num_inner_steps = float(step * estimator.num_particles * truncation)
+    num_inner_steps, num_episodes = map(sum, zip(*(_amounts(part, step) for part in estimator.parts), strict=True))
     return MetaTrained(
         optimizer=eqx.combine(run["best"], static) if has_best else last,
         last=last,
@@ -243,11 +241,19 @@ def meta_train(
         num_steps=step,
         num_skipped=int(run["num_skipped"]),
         num_diverged=int(run["num_diverged"]),
-        num_episodes=num_inner_steps / getattr(problem, "horizon", truncation),
+        num_episodes=num_episodes,
         num_inner_steps=num_inner_steps,
         seconds=float(run["seconds"]),
         history=history,
     )
+
+
+def _amounts(estimator, num_steps):
+    """Inner steps, and episodes' worth of them, in so many calls."""
+    problem = estimator.problem or estimator  # one without a problem runs whole episodes at every call
+    truncation = getattr(problem, "truncation", None) or float("nan")
+    num_inner_steps = float(num_steps * estimator.num_particles * truncation)
+    return num_inner_steps, num_inner_steps / getattr(problem, "horizon", truncation)
 
 
 def _init(estimator, optimizer, key):

@@ -1,6 +1,7 @@
 """The interface of meta-gradient estimators."""
 
 import abc
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -34,6 +35,15 @@ class AbstractGradientEstimator(eqx.Module):
     def num_particles(self) -> int:
         """Episodes that run side by side."""
         return self.num_tasks
+
+    @property
+    def parts(self) -> "tuple[AbstractGradientEstimator, ...]":
+        """The estimators that this one is made of: itself, for most."""
+        return (self,)
+
+    def share(self, num: int) -> "AbstractGradientEstimator":
+        """What one of `num` devices does: its part of the tasks."""
+        return dataclasses.replace(self, num_tasks=self.num_tasks // num)
 
     @abc.abstractmethod
     def init(self, optimizer: AbstractLearnedOptimizer, key: PRNGKeyArray) -> PyTree:

@@ -1,0 +1,86 @@
+"""Meta-training on several families of problems at once."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from l2o.estimators import AbstractGradientEstimator, Estimate
+
+
+class Mixture(AbstractGradientEstimator):
+    r"""The weighted mean of several estimators' meta-gradients, each clipped to a norm of `max_norm` first.
+
+    $$\hat\nabla = \frac{1}{\sum_i w_i} \sum_i w_i \min\Bigl(1, \frac{\texttt{max\_norm}}{\lVert\hat\nabla_i\rVert}\Bigr)
+    \hat\nabla_i$$
+
+    For families whose params differ in their shapes, which no one family can draw. An optimizer is at home on what it was
+    meta-trained on; with a mixture that is more than one kind of problem:
+
+    ```python
+    nets = [l2o.tasks.mlp.family(), l2o.tasks.mlp.family(hidden=(20, 20))]
+    problems = [l2o.InnerTraining(net, horizon=100, truncation=20) for net in nets]
+    result = l2o.meta_train(start, l2o.Mixture([BPTT(p, num_tasks=4) for p in problems]), num_steps=1000, key=key)
+    ```
+
+    Losses of one family may be a hundred times those of another, and meta-gradients explode on some families and not on others:
+    without the clip the largest would be the only one heard. Episodes go on, and start anew, each family's for itself. The
+    meta-loss is the weighted mean of the families'.
+
+    **Arguments:**
+
+    - `estimators`: one for each family, of one kind or of several.
+    - `weights`: $w_i$, positive; default 1 for all.
+    - `max_norm`: in the meta-parameters' space, as of `default_outer_optimizer`, whose clip applies to the mean.
+
+    **Raises:** `ValueError` if there is no estimator, or one for PyTorch loops, for weights that are not one positive number for
+    each, and for a `max_norm` that is not positive.
+    """
+
+    estimators: tuple[AbstractGradientEstimator, ...]
+    weights: tuple[float, ...] = eqx.field(static=True)
+    max_norm: float = eqx.field(static=True)
+    num_tasks: int = eqx.field(static=True)  # the largest number of devices that each estimator's can be dealt out to
+    problem: None = eqx.field(static=True, default=None)
+
+    def __init__(self, estimators, weights=None, max_norm: float = 0.1):
+        self.estimators = tuple(estimators)
+        self.weights = tuple(float(w) for w in weights) if weights is not None else (1.0,) * len(self.estimators)
+        self.max_norm = float(max_norm)
+        self.problem = None
+        if not self.estimators or not all(e.jitted for e in self.estimators):
+            raise ValueError("`Mixture` takes at least one estimator, and none that runs PyTorch loops.")
+        if len(self.weights) != len(self.estimators) or not all(0 < w < math.inf for w in self.weights):
+            raise ValueError(
+                f"`weights` must be a positive number for each of the {len(self.estimators)} estimators, got {weights}."
+            )
+        self.num_tasks = math.gcd(*(e.num_tasks for e in self.estimators))
+        if not self.max_norm > 0:
+            raise ValueError(f"`max_norm` must be positive, got {max_norm}.")
+
+    @property
+    def parts(self):
+        return tuple(part for estimator in self.estimators for part in estimator.parts)
+
+    def share(self, num):
+        return Mixture([e.share(num) for e in self.estimators], self.weights, self.max_norm)
+
+    def init(self, optimizer, key):
+        keys = jax.random.split(key, len(self.estimators))
+        return tuple(e.init(optimizer, k) for e, k in zip(self.estimators, keys, strict=True))
+
+    def estimate(self, optimizer, state, key):
+        keys = jax.random.split(key, len(self.estimators))
+        estimates, states = zip(
+            *(e.estimate(optimizer, s, k) for e, s, k in zip(self.estimators, state, keys, strict=True)), strict=True
+        )
+        clip = optax.clip_by_global_norm(self.max_norm)
+        clipped = [clip.update(e.gradient, clip.init(e.gradient))[0] for e in estimates]
+        loss, gradient = (self._mean(x) for x in ([e.meta_loss for e in estimates], clipped))
+        return Estimate(loss, gradient, jnp.sum(jnp.stack([e.num_diverged for e in estimates]))), states
+
+    def _mean(self, values):
+        total = sum(self.weights)
+        return jax.tree.map(lambda *x: sum(w / total * v for w, v in zip(self.weights, x, strict=True)), *values)
