@@ -1,11 +1,11 @@
 """MNIST (Andrychowicz et al. 2016, section 3.2): the base net, its transfers, and the grid of layers x units.
 
-    python experiments/mnist.py            # full MNIST (docs/data.md); on one core the panels take some 15 minutes, the grid 20
+    python experiments/mnist.py            # full MNIST (docs/data.md); on one core the panels take some 20 minutes, the grid 35
     python experiments/mnist.py --quick    # the shipped sample, smaller nets, fewer seeds: about two minutes
 
 `lstm-mnist` and `lstm-mnist-pair`, meta-trained by train_mnist.py and train_mnist_pair.py on the base net (784-20-10, sigmoid)
-for 200 steps, are run unchanged everywhere, beside SGD, NAG, RMSprop and Adam, each tuned anew for each net and horizon on other
-keys. Stages:
+for 200 steps, and `lstm-mnist-mixture`, by train_mnist_mixture.py on all these nets but that of 40 units, are run unchanged
+everywhere, beside SGD, NAG, RMSprop and Adam, each tuned anew for each net and horizon on other keys. Stages:
 
 - panels: the base net, tuned for 100 steps and run on to 200, then tuned for 200; 40 units; two layers from two starts; ReLU.
   40 seeds, tuned on 10 others.
@@ -73,7 +73,7 @@ def run(arguments, name, panels, key, *, num_tasks, tune_tasks, figures=True):
     options = {"search": l2o.Search(5), "tune_tasks": 3} if arguments.quick else {"tune_tasks": tune_tasks}
     comparison.compare(
         panels,
-        ("lstm-mnist-pair", "lstm-mnist", *l2o.baselines.PAPER_BASELINES),
+        ("lstm-mnist-pair", "lstm-mnist-mixture", "lstm-mnist", *l2o.baselines.PAPER_BASELINES),
         key=key,
         num_tasks=num_tasks,
         folder=folder,
