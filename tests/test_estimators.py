@@ -1,5 +1,7 @@
 """Estimators on a problem that needs no calculus: s <- s + theta, with the loss s^2 after each step."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -144,7 +146,7 @@ def test_bptt_over_the_whole_horizon_is_exact_where_gradients_are_constant():
 
 def test_a_mixture_is_the_weighted_mean_of_clipped_gradients():
     """The third step of Walk has the gradient 2 theta t = 3, clipped to 2; that of an episode of one step always 1."""
-    mixture = l2o.Mixture([BPTT(Walk(), num_tasks=2), BPTT(Walk(horizon=1), num_tasks=3)], [3, 1], max_norm=2.0)
+    mixture = l2o.Mixture([BPTT(Walk(), num_tasks=2), BPTT(Walk(horizon=1), num_tasks=3)], [3.0, 1.0], max_norm=2.0)
     estimates = run(mixture, 5)
     clipped = np.minimum(2.0, [1, 2, 3, 4, 1])
     np.testing.assert_allclose(estimates.gradient.theta, (3 * clipped + 1) / 4, rtol=1e-6)
@@ -169,7 +171,7 @@ def test_a_mixture_refuses_what_it_cannot_mix(estimators):
 
 
 @pytest.mark.parametrize(
-    "options", [{"weights": [1]}, {"weights": [1, 0]}, {"weights": [1, np.nan]}, {"max_norm": 0.0}]
+    "options", [{"weights": [1.0]}, {"weights": [1.0, 0.0]}, {"weights": [1.0, math.nan]}, {"max_norm": 0.0}]
 )
 def test_a_mixture_refuses_bad_weights_and_norms(options):
     with pytest.raises(ValueError, match="must be"):

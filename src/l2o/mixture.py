@@ -1,6 +1,7 @@
 """Meta-training on several families of problems at once."""
 
 import math
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -45,7 +46,12 @@ class Mixture(AbstractGradientEstimator):
     num_tasks: int = eqx.field(static=True)  # the largest number of devices that each estimator's can be dealt out to
     problem: None = eqx.field(static=True, default=None)
 
-    def __init__(self, estimators, weights=None, max_norm: float = 0.1):
+    def __init__(
+        self,
+        estimators: Sequence[AbstractGradientEstimator],
+        weights: Sequence[float] | None = None,
+        max_norm: float = 0.1,
+    ):
         self.estimators = tuple(estimators)
         self.weights = tuple(float(w) for w in weights) if weights is not None else (1.0,) * len(self.estimators)
         self.max_norm = float(max_norm)
@@ -59,6 +65,10 @@ class Mixture(AbstractGradientEstimator):
         self.num_tasks = math.gcd(*(e.num_tasks for e in self.estimators))
         if not self.max_norm > 0:
             raise ValueError(f"`max_norm` must be positive, got {max_norm}.")
+
+    @property
+    def num_particles(self):
+        return sum(e.num_particles for e in self.estimators)
 
     @property
     def parts(self):
