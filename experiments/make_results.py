@@ -119,8 +119,9 @@ was at 0.46. A schedule it is, and not the two rates: with a rate for each kind 
         "mnist-grid",
         "python experiments/mnist.py --stage grid",
         """The same optimizers on nets of 1 to 3 hidden layers of 5 to 80 units, from both starts, baselines
-tuned for each net, 10 seeds. `lstm-mnist-mixture`, which has seen one and two layers of 20, is ahead on 26 of the 30 and level on 4;
-`lstm-mnist-pair`, ahead wherever there is one layer, loses on two from N(0, 0.01²) and on wide nets of three.""",
+tuned for each net, 10 seeds. `lstm-mnist-mixture`, which has seen one and two layers of 20, is ahead on 26 of the 30 and level
+on 4; `lstm-mnist-pair`, ahead wherever there is one layer, loses on wide nets of two layers from N(0, 0.01²) and of three scaled
+by the fan-in.""",
         ("mnist-grid.png",),
         brief=True,
     ),
