@@ -1,7 +1,7 @@
 """MNIST (Andrychowicz et al. 2016, section 3.2): the base net, its transfers, and the grid of layers x units.
 
     python experiments/mnist.py            # full MNIST (docs/data.md); on one core the panels take some 20 minutes, the grid 35
-    python experiments/mnist.py --quick    # the shipped sample, smaller nets, fewer seeds: about two minutes
+    python experiments/mnist.py --quick    # the shipped sample, smaller nets, fewer seeds: about three minutes
 
 `lstm-mnist` and `lstm-mnist-pair`, meta-trained by train_mnist.py and train_mnist_pair.py on the base net (784-20-10, sigmoid)
 for 200 steps, and `lstm-mnist-mixture`, by train_mnist_mixture.py on all these nets but that of 40 units, are run unchanged
