@@ -69,8 +69,8 @@ def main():
     data = "mnist_sample" if arguments.quick else "mnist"
     plan = QUICK if arguments.quick else FULL
     families = [blurred(mlp.family(data=data, **net)) for net in NETS]
-    start_key, runs_key, _ = jax.random.split(jax.random.key(arguments.seed), 3)
-    arguments.folder.mkdir(parents=True, exist_ok=True)  # rather than find out after ten minutes
+    start_key, runs_key = jax.random.split(jax.random.key(arguments.seed))
+    arguments.folder.mkdir(parents=True, exist_ok=True)  # rather than find out after five minutes
 
     started = time.perf_counter()
     optimizer = imitate(students(start_key, plan.horizon, CONSTANTS), TEACHERS, families, plan, runs_key)

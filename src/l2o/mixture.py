@@ -21,6 +21,8 @@ class Mixture(AbstractGradientEstimator):
     meta-trained on; with a mixture that is more than one kind of problem:
 
     ```python
+    from l2o.estimators.bptt import BPTT
+
     nets = [l2o.tasks.mlp.family(), l2o.tasks.mlp.family(hidden=(20, 20))]
     problems = [l2o.InnerTraining(net, horizon=100, truncation=20) for net in nets]
     result = l2o.meta_train(start, l2o.Mixture([BPTT(p, num_tasks=4) for p in problems]), num_steps=1000, key=key)
