@@ -37,6 +37,7 @@ class Mixture(AbstractGradientEstimator):
     - `estimators`: one for each family, of one kind or of several.
     - `weights`: $w_i$, positive; default 1 for all.
     - `max_norm`: in the meta-parameters' space, as of `default_outer_optimizer`, whose clip applies to the mean.
+        Where tasks are divided among devices, each device's part of an estimator's meta-gradient is clipped.
 
     **Raises:** `ValueError` if there is no estimator, or one for PyTorch loops, for weights that are not one positive number for
     each, and for a `max_norm` that is not positive.
