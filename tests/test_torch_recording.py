@@ -224,6 +224,14 @@ def bowl_loop(make_optimizer, seed):
     return ((x - centre) ** 2).sum().item()
 
 
+@pytest.mark.parametrize("truncation", [None, 5])
+def test_meta_training_on_a_torch_loop_counts_its_runs_and_not_their_steps(truncation):
+    estimator = RecordedLoop(bowl_loop, num_tasks=2, truncation=truncation)
+    result = l2o.meta_train(tiny_lstm(), estimator, num_steps=3, key=jax.random.key(0))
+    assert result.num_episodes == 6
+    assert np.isnan(result.num_inner_steps)
+
+
 @pytest.mark.slow
 def test_meta_training_on_a_torch_loop_improves_it_and_resumes_bit_for_bit(tmp_path):
     start, key = tiny_lstm(), jax.random.key(0)

@@ -64,7 +64,7 @@ class MetaTrained:
     num_skipped: int  # meta-steps whose gradient was not finite: no update was made
     num_diverged: int  # episodes whose meta-loss was not finite: started afresh
     num_episodes: float  # inner training runs' worth of truncations that meta-training took
-    num_inner_steps: float  # in all of them
+    num_inner_steps: float  # in all of them; NaN for loops that JAX knows nothing of (`RecordedLoop`)
     seconds: float  # wall clock, earlier parts of a resumed run included
     history: list[dict[str, Any]]  # a row per meta-step: step, meta_loss, gradient_norm, ... and scores
 
@@ -249,11 +249,12 @@ def meta_train(
 
 
 def _amounts(estimator, num_steps):
-    """Inner steps, and episodes' worth of them, in so many calls."""
-    problem = estimator.problem or estimator  # one without a problem runs whole episodes at every call
-    truncation = getattr(problem, "truncation", None) or float("nan")
-    num_inner_steps = float(num_steps * estimator.num_particles * truncation)
-    return num_inner_steps, num_inner_steps / getattr(problem, "horizon", truncation)
+    """Inner steps, and episodes' worth of them, in so many calls. Nobody knows how many steps a loop without a problem took."""
+    num_runs, problem = float(num_steps * estimator.num_particles), estimator.problem
+    if problem is None:
+        return float("nan"), num_runs  # whole episodes at every call
+    truncation = getattr(problem, "truncation", float("nan"))
+    return num_runs * truncation, num_runs * truncation / getattr(problem, "horizon", truncation)
 
 
 def _init(estimator, optimizer, key):
