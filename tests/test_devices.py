@@ -1,11 +1,13 @@
 """Work spread over two host devices gives what one gives. In a process of its own: JAX counts its devices once."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import l2o
@@ -63,3 +65,23 @@ def test_it_is_too_late_once_jax_has_started():
     jax.devices()
     with pytest.raises(RuntimeError, match="before"):
         l2o.use_all_cores(2)
+
+
+def test_jit_for_now_compiles_once_and_frees_what_it_compiled():
+    def scaled(x, factor):
+        traced.append(factor)
+        return factor * x
+
+    def num_programs():
+        gc.collect()
+        return len(x.device.client.live_executables())
+
+    traced, x, y = [], jnp.ones(()), jnp.zeros(())
+    before = num_programs()
+    jitted = _devices.jit_for_now(scaled)
+    results = [jitted(x, 2), jitted(y, 2), jitted(x, 3)]
+    assert traced == [2, 3]
+    assert num_programs() == before + 2
+    del jitted
+    assert num_programs() == before
+    assert [float(result) for result in results] == [2, 0, 3]

@@ -42,6 +42,26 @@ def put(tree: PyTree, device: Device) -> PyTree:
     return eqx.combine(jax.device_put(arrays, device), static)
 
 
+def jit_for_now(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`eqx.filter_jit` whose programs are freed with it.
+
+    JAX keeps those of global functions, in hundreds of memory maps each; 30 panels had all 65,530 that Linux allows a process.
+    """
+
+    def run(arrays, leaves, treedef):
+        return function(*eqx.combine(arrays, jax.tree.unflatten(treedef, leaves)))
+
+    run.__name__ = function.__name__  # in profiles and logs
+    jitted = jax.jit(run, static_argnums=(1, 2))
+
+    def call(*args):
+        arrays, static = eqx.partition(args, eqx.is_array)
+        leaves, treedef = jax.tree.flatten(static)
+        return jitted(arrays, tuple(leaves), treedef)
+
+    return call
+
+
 def run_on_each(function: Callable[..., Any], arguments: Sequence[tuple]) -> list[Any]:
     """`[function(*a) for a in arguments]`, each in its own thread; arguments already lie on their devices."""
     if len(arguments) == 1:

@@ -269,12 +269,13 @@ def _run(
     tuned = next(iter(contenders.values())).is_tuned
     makes = tuple(search.make(c.baseline, panel.horizon) for c in contenders.values()) if tuned else None
     grid = tuning.on_device(trials) if tuned else None
+    cell = _devices.jit_for_now(_cell)
     for name in missing:
         contender, index = contenders[name], list(contenders).index(name)
         started = time.perf_counter()
         optimizer = None if tuned else contender.built(search, panel.horizon, None)
         arguments = _devices.put((jnp.asarray(index), grid, optimizer, family, tune_keys, test_keys), device)
-        runs, losses, metrics = jax.tree.map(np.asarray, _cell(makes, panel._replace(make=gone), *arguments))
+        runs, losses, metrics = jax.tree.map(np.asarray, cell(makes, panel._replace(make=gone), *arguments))
         images = metrics.pop("image", None)
         if images is not None:  # what has diverged is black
             images = np.clip(np.where(np.isfinite(images), images, 0.0), 0.0, 1.0)[:_NUM_IMAGES]
@@ -290,7 +291,6 @@ def _run(
         )
 
 
-@eqx.filter_jit
 def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
     runs = None
     if makes is not None:

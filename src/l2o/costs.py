@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from l2o import _devices
 from l2o._inner import begin
 from l2o._optimizer import with_extra_args
 from l2o._task import TaskFamily
@@ -69,8 +70,9 @@ def measure(
         calls[name] = _updates, (optimizer, task, params, opt_state, batch_key, num_steps)
 
     def compiled(call):
-        program: Any = eqx.filter_jit(call[0])
-        return program.lower(*call[1]).compile(), call[1]
+        program = _devices.jit_for_now(call[0])
+        jax.block_until_ready(program(*call[1]))
+        return program, call[1]
 
     with ThreadPoolExecutor(len(jax.local_devices())) as pool:  # compiling takes longer than all that is measured
         functions = dict(zip(calls, pool.map(compiled, calls.values()), strict=True))
