@@ -19,6 +19,7 @@ imitate. CPU times are of one core. Stages, each skipped where its file is there
     python experiments/cifar.py --quick                     # two minutes, on the MNIST sample; publishes nothing
     python experiments/cifar.py --num-tasks 20              # everything; measuring takes five CPU-hours for each panel
     python experiments/cifar.py --panel cifar10 --only nag  # a part of it, say one for each core
+    python experiments/cifar.py --panel cifar10 --schedule cosine  # beside annealed baselines: three CPU-hours
     python experiments/cifar.py --stage ship
 
 Needs the full CIFAR-10 (see docs/data.md).
@@ -34,7 +35,7 @@ from _imitation import Fit, Plan, imitate, student, students, together
 from _teacher import annealed, momentum
 
 import l2o
-from l2o import comparison
+from l2o import comparison, tuning
 from l2o.baselines import PAPER_BASELINES
 from l2o.suites import paper
 from l2o.tasks import convnet
@@ -63,6 +64,7 @@ CONSTANTS = {
 ONE_TEACHER = momentum(annealed(0.0088, **SCHEDULE), b1=0.5, b2=0.88, eps=1.2e-7, power=0.5)
 ONE_CONSTANTS = {"preprocessing": 5.0, "output_scale": 0.03}
 TEACHER = "their teacher"  # its name on the panel
+ANNEALED = ("nag", "adam")  # with `--schedule`: the two baselines that are best without one
 
 
 FULL = Plan(
@@ -95,6 +97,9 @@ def main():
         "--only", choices=[*OPTIMIZERS, TEACHER, *PAPER_BASELINES], help="train or measure only this one"
     )
     parser.add_argument("--panel", choices=PANELS, help="measure only this one")
+    parser.add_argument(
+        "--schedule", choices=tuning.SCHEDULES[1:], help="measure beside baselines whose rates follow it"
+    )
     parser.add_argument("--num-tasks", type=int, default=20)
     parser.add_argument("--tune-tasks", type=int, default=3)
     parser.add_argument("--num-trials", type=int, default=7)
@@ -103,6 +108,8 @@ def main():
     arguments = parser.parse_args()
     if arguments.quick and arguments.stage == "ship":
         parser.error("--quick ships nothing")
+    if arguments.schedule and arguments.only not in (None, "two LSTMs", *ANNEALED):
+        parser.error(f"with --schedule only these are measured: two LSTMs, {', '.join(ANNEALED)}")
     if arguments.quick:
         arguments.panel, arguments.cores = "cifar10", 1
     l2o.use_all_cores(arguments.cores)
@@ -160,28 +167,35 @@ def recipe(arguments, task_arguments, plan, seconds):
 def measure(folder, name, arguments, key):
     trained = {n: saved(folder, n) for n, (_, _, panels) in OPTIMIZERS.items() if name in panels}
     contenders = {n: path for n, path in trained.items() if path.exists()}
-    contenders |= {n: n for n in PAPER_BASELINES}
+    if arguments.schedule:
+        contenders = {n: path for n, path in contenders.items() if n == "two LSTMs"}
+    contenders |= {n: n for n in (ANNEALED if arguments.schedule else PAPER_BASELINES)}
     if arguments.only == TEACHER:
         contenders[TEACHER] = together(TEACHERS)
     if arguments.only:
         contenders = {n: c for n, c in contenders.items() if n == arguments.only}
     if not contenders:
         return
-    results = folder / f"paper-{name}"
+    suffix = f"-{arguments.schedule}" if arguments.schedule else ""
+    results = folder / f"paper-{name}{suffix}"
     comparison.compare(
         {name: paper.panels(arguments.quick)[name]},
         contenders,
         key=key,
         num_tasks=2 if arguments.quick else arguments.num_tasks,
         tune_tasks=2 if arguments.quick else arguments.tune_tasks,
-        search=l2o.Search(3 if arguments.quick else arguments.num_trials, rates=(1e-3, 1.0)),
+        search=l2o.Search(
+            3 if arguments.quick else arguments.num_trials,
+            rates=(1e-3, 1.0),
+            schedules=(arguments.schedule or "constant",),
+        ),
         measure_costs=not arguments.only,
         folder=results,
         resume=(results / "comparison.json").exists(),
         on_done=lambda panel, optimizer, record: print(panel, optimizer, f"{record.seconds:.0f} s", flush=True),
     )
     if not arguments.only:
-        _publish.publish(results, name, quick=arguments.quick)
+        _publish.publish(results, name + suffix, quick=arguments.quick)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """MNIST (Andrychowicz et al. 2016, section 3.2): the base net, its transfers, and the grid of layers x units.
 
     python experiments/mnist.py            # full MNIST (docs/data.md); on one core the panels take some 20 minutes, the grid 35
-    python experiments/mnist.py --quick    # the shipped sample, smaller nets, fewer seeds: about three minutes
+    python experiments/mnist.py --quick    # the shipped sample, fewer nets, optimizers and seeds: two minutes
 
 `lstm-mnist` and `lstm-mnist-pair`, meta-trained by train_mnist.py and train_mnist_pair.py on the base net (784-20-10, sigmoid)
 for 200 steps, and `lstm-mnist-mixture`, by train_mnist_mixture.py on all these nets but that of 40 units, are run unchanged
@@ -30,6 +30,7 @@ from l2o.report.styles import all_optimizers, styles
 from l2o.suites import paper
 from l2o.tasks import mlp
 
+LEARNED = ("lstm-mnist-pair", "lstm-mnist-mixture", "lstm-mnist")
 LAYERS = (1, 2, 3)
 UNITS = (5, 10, 20, 40, 80)
 LOSSES = (0.25, 0.5, 1, 2)  # ticks
@@ -73,7 +74,7 @@ def run(arguments, name, panels, key, *, num_tasks, tune_tasks, figures=True):
     options = {"search": l2o.Search(5), "tune_tasks": 3} if arguments.quick else {"tune_tasks": tune_tasks}
     comparison.compare(
         panels,
-        ("lstm-mnist-pair", "lstm-mnist-mixture", "lstm-mnist", *l2o.baselines.PAPER_BASELINES),
+        (*LEARNED[: 2 if arguments.quick else None], *l2o.baselines.PAPER_BASELINES),
         key=key,
         num_tasks=num_tasks,
         folder=folder,
@@ -86,6 +87,8 @@ def run(arguments, name, panels, key, *, num_tasks, tune_tasks, figures=True):
 
 def panels(quick):
     found = {name: panel for name, panel in paper.panels(quick).items() if name.startswith("mnist")}
+    if quick:
+        return found
     base = found["mnist"]
     return {**found, "mnist_tuned_for_twice": base._replace(horizon=base.run_to)}
 

@@ -12,7 +12,7 @@ from l2o import pretrained
 torch = pytest.importorskip("torch")
 
 import l2o.torch as l2o_torch  # noqa: E402 (after the check that there is one)
-from l2o.torch._rule import of_part  # noqa: E402
+from l2o.torch._build import of_part  # noqa: E402
 
 SHAPES = {"conv": (2, 1, 3, 3), "gain": (), "dense": (32, 3), "bias": (3,)}
 NAMES = sorted(SHAPES)  # the order of jax.tree.leaves of a dict

@@ -9,7 +9,7 @@ from l2o import _plugins, pretrained
 
 torch = pytest.importorskip("torch")
 
-from l2o.torch import _rule  # noqa: E402 (after the check that there is one)
+from l2o.torch import _build  # noqa: E402 (after the check that there is one)
 
 NUM = 7
 
@@ -20,7 +20,7 @@ def both(request):
     optimizer = _plugins.get("architectures", request.param).build(jax.random.key(0))
     weights = pretrained.as_dict(optimizer)
     arrays = {path: torch.tensor(array) for path, array in weights["arrays"].items()}
-    return optimizer, _rule.build({**weights, "arrays": arrays})
+    return optimizer, _build.build({**weights, "arrays": arrays})
 
 
 def test_every_architecture_that_ships_has_a_twin():

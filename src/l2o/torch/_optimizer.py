@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l2o import _weights
-from l2o.torch import _rule
+from l2o.torch import _build
 from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
 
 # On a CPU the coordinates are stepped in blocks of this many per thread, so that a block's gates and state stay in cache.
@@ -183,9 +183,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if rule is None or known is not weights:
             if isinstance(weights, dict):
                 arrays = {path: _as_tensor(array) for path, array in weights["arrays"].items()}
-                rule = _rule.build({**weights, "arrays": arrays}, part).to(device)
+                rule = _build.build({**weights, "arrays": arrays}, part).to(device)
             else:
-                rule = _rule.build(load_weights(weights), part).to(device)
+                rule = _build.build(load_weights(weights), part).to(device)
             self._rules[index, device] = weights, rule
         return rule
 

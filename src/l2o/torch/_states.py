@@ -9,8 +9,8 @@ from torch import Tensor
 
 from l2o import _weights
 from l2o._files import check_writable, write_whole
+from l2o.torch._build import of_part
 from l2o.torch._optimizer import LearnedOptimizer, load_weights
-from l2o.torch._rule import of_part
 
 _FORMAT = "l2o-state-1"
 _WHAT = "of an optimizer's state saved by l2o"

@@ -1,0 +1,58 @@
+"""The PyTorch twin of the rule of some weights."""
+
+import importlib
+import pkgutil
+from typing import Any
+
+from l2o._weights import PARTITIONED, RESCALED
+from l2o.torch._rescaled import Rescaled
+from l2o.torch._rule import AbstractFlat
+
+
+def build(weights: dict[str, Any], part: str | None = None) -> AbstractFlat:
+    """The rule of some weights: their "architecture", its "arguments", and "arrays" by path; `part`: as `of_part`.
+
+    **Raises:** `ValueError` if the architecture has no twin, or the arrays are not those that it needs; and as `of_part`.
+    """
+    weights = of_part(weights, part)
+    architecture = weights["architecture"]
+    if architecture == RESCALED:
+        return Rescaled(
+            build(_inside(weights, ".optimizer", weights["arguments"]["optimizer"])), weights["arguments"]["rms"]
+        )
+    package = importlib.import_module("l2o.torch")
+    twins = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    if architecture not in twins:
+        raise ValueError(
+            f"No PyTorch twin of the architecture {architecture!r}. Twins: {', '.join(twins)}. "
+            "Use these weights with JAX and optax, by `l2o.load`."
+        )
+    module = importlib.import_module(f"l2o.torch.{architecture}")
+    return module.build(weights["arrays"], **weights["arguments"])
+
+
+def of_part(weights: dict[str, Any], part: str | None) -> dict[str, Any]:
+    """The weights of one part of a `l2o.Partitioned` optimizer; of any other, its weights.
+
+    **Raises:** `ValueError` if `part` names none, or is missing.
+    """
+    if weights["architecture"] != PARTITIONED:
+        if part is None:
+            return weights
+        raise ValueError(
+            f"These weights are of one {weights['architecture']}, without parts: part={part!r} names none."
+        )
+    parts = weights["arguments"]["parts"]
+    if part not in parts:
+        groups = ", ".join(f'{{"params": ..., "part": "{name}"}}' for name in parts)
+        raise ValueError(
+            f"These weights have a part for each kind of parameter, {', '.join(map(repr, parts))}, and every group must name "
+            f"its own, got part={part!r}. Pass `params` as groups: [{groups}]."
+        )
+    return _inside(weights, f".parts[{part!r}]", parts[part])
+
+
+def _inside(weights, prefix, structure) -> dict[str, Any]:
+    """The weights of what a wrapper holds at `prefix`, a path in JAX's optimizer."""
+    arrays = {path.removeprefix(prefix): a for path, a in weights["arrays"].items() if path.startswith(prefix)}
+    return {**structure, "arrays": arrays}
