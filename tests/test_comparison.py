@@ -378,3 +378,20 @@ def test_costs_are_measured():
     assert measured["sgd"].state_bytes == 0
     assert measured["adam"].state_bytes == 4 * (2 * num + 1)
     assert all(0 < c.ms_optimizer < 1000 and 0 < c.ms_step < 1000 for c in measured.values())
+
+
+def test_the_evaluations_of_a_line_search_are_timed_on_true_gradients():
+    """On a bowl L-BFGS tries one point a step; with anything but the gradient it would try none, or all that it may."""
+
+    def family(key):
+        def loss(x, key):
+            jax.debug.callback(lambda: counted.append(1))
+            return jnp.sum(x**2)
+
+        return l2o.FunctionTask(lambda key: jnp.ones(3), loss)
+
+    counted, num_steps = [], 5
+    costs.measure({"sgd": optax.sgd(0.1), "lbfgs": optax.lbfgs()}, family, key=KEY, num_steps=num_steps, seconds=0.0)
+    jax.effects_barrier()
+    rounds = 5  # one while compiling, and four
+    assert len(counted) == 3 * rounds * num_steps  # of the gradients alone; those of L-BFGS; and its searches

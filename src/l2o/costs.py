@@ -13,7 +13,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from l2o import _devices
-from l2o._inner import begin
+from l2o._inner import InnerState, begin, unroll
 from l2o._optimizer import with_extra_args
 from l2o._task import TaskFamily
 
@@ -54,7 +54,8 @@ def measure(
     """Step costs of all `optimizers` on a task of `family`, timed in turn so that a busy machine disturbs all alike.
 
     Loss and gradient are timed once for all, and every optimizer's update by itself, `num_steps` of them from the start of a
-    task, on the first device. Times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three
+    task, on the first device. Of one that evaluates the loss itself, in a line search, whole steps are timed: how often it does
+    depends on the gradients. Times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three
     rounds at least).
     """
     task, start, batch_key = begin(family, optax.identity(), key)
@@ -67,7 +68,8 @@ def measure(
             sum(x.size * x.dtype.itemsize for x in arrays),
             sum(x.size for x in jax.tree.leaves(params)),
         ]
-        calls[name] = _updates, (optimizer, task, params, opt_state, batch_key, num_steps)
+        run = _steps if _evaluates(optimizer, task, params, opt_state, batch_key) else _updates
+        calls[name] = run, (optimizer, task, params, opt_state, batch_key, num_steps)
 
     def compiled(call):
         program = _devices.jit_for_now(call[0])
@@ -85,7 +87,11 @@ def measure(
             times[name].append(time.perf_counter() - begun)
         rounds += 1
     milliseconds = {name: 1e3 * float(np.median(t[1:])) / num_steps for name, t in times.items()}  # the first warms up
-    return {n: StepCost(milliseconds[None] + milliseconds[n], milliseconds[n], *sizes[n]) for n in optimizers}
+    gradient = milliseconds[None]
+    for name, (run, _) in calls.items():
+        if run is _steps:
+            milliseconds[name] -= gradient
+    return {n: StepCost(gradient + milliseconds[n], milliseconds[n], *sizes[n]) for n in optimizers}
 
 
 def _gradients(task, params, key, num_steps):
@@ -104,12 +110,32 @@ def _updates(optimizer, task, params, opt_state, key, num_steps):
 
     def step(carry, _):
         params, opt_state = carry
-        # `value_fn` is called by line searches only.
         extra = {"value": jnp.ones(()), "grad": params, "value_fn": lambda params: task.loss(params, key)}
         updates, opt_state = optimizer.update(params, opt_state, params, **extra)
         return (optax.apply_updates(params, updates), opt_state), None
 
     return jax.lax.scan(step, (params, opt_state), length=num_steps)[0]
+
+
+def _steps(optimizer, task, params, opt_state, key, num_steps):
+    """Whole steps: gradients, updates, and whatever evaluations these make."""
+    return unroll(task, optimizer, InnerState(params, opt_state, jnp.zeros((), jnp.int32)), key, length=num_steps)
+
+
+def _evaluates(optimizer, task, params, opt_state, key):
+    """Whether an update evaluates the loss."""
+    calls = []
+
+    def loss(params):
+        calls.append(params)
+        return task.loss(params, key)
+
+    def update(value):
+        extra = {"value": value, "grad": params, "value_fn": loss}
+        return with_extra_args(optimizer).update(params, opt_state, params, **extra)
+
+    eqx.filter_eval_shape(update, jnp.ones(()))
+    return bool(calls)
 
 
 class BreakEven(NamedTuple):
