@@ -61,7 +61,7 @@ def main():
         run(
             arguments,
             "mnist-schedules",
-            panels(arguments.quick),
+            {name: panel._replace(run_to=panel.horizon) for name, panel in panels(arguments.quick).items()},
             panels_key,
             num_tasks=4 if arguments.quick else 40,
             tune_tasks=10,

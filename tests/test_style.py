@@ -178,8 +178,9 @@ def stylize(folder, content="photo.jpg", *options, style="painting.png", feature
     return CliRunner().invoke(app, [str(x) for x in [*arguments, *options]], catch_exceptions=False)
 
 
-def test_stylize_paints_two_files(folder):
-    done = stylize(folder, "photo.jpg", "--optimizer", "adam", "--steps", 12, "--size", 16, "-o", folder / "out.png")
+@pytest.mark.parametrize("options", [(), ("--optimizer", "adam")])
+def test_stylize_paints_two_files(folder, options):
+    done = stylize(folder, "photo.jpg", *options, "--steps", 12, "--size", 16, "-o", folder / "out.png")
     assert done.exit_code == 0, done.output
     before, after = (float(x) for x in done.output.split("Loss ")[1].split(" after")[0].split(" -> "))
     assert after < 0.9 * before

@@ -198,7 +198,7 @@ def stylize(
     optimizer: Annotated[
         str,
         typer.Option(help="A learned optimizer (shipped name or weights file) or a baseline (see `l2o optimizers`)."),
-    ] = "adam",
+    ] = "lstm-style",
     rate: Annotated[
         float | None,
         typer.Option(help="Learning rate of a baseline; black is 0 and white is 1. Default: 0.02, usual for adam."),

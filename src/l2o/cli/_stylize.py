@@ -82,7 +82,9 @@ def _optimizer(name, rate, steps):
     comparison.check_name(name)
     if name not in l2o.baselines.BASELINES:
         if rate is not None:
-            raise ValueError(f"--rate is for baselines ({', '.join(l2o.baselines.BASELINES)}); {name} has none.")
+            raise ValueError(
+                f"--rate is for baselines ({', '.join(l2o.baselines.BASELINES)}), by --optimizer; {name} has none."
+            )
         return l2o.load(name, horizon=steps)
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"--rate must be positive, got {rate:g}.")
