@@ -24,7 +24,14 @@ from l2o import report
 from l2o.cli._explain import family_of
 from l2o.report.behaviour_text import rows
 
-NAMES = ("lstm-quadratic", "lstm-mnist", "lstm-mnist-pair:hidden", "lstm-mnist-pair:output")
+NAMES = (
+    "lstm-quadratic",
+    "lstm-mnist",
+    "lstm-mnist-pair:hidden",
+    "lstm-mnist-pair:output",
+    "lstm-mnist-mixture:hidden",
+    "lstm-mnist-mixture:output",
+)
 
 
 def main():

@@ -182,6 +182,15 @@ or from the painting itself, with larger steps, with noise added, and on from wh
         ("style_64-style-64.png", "style-pictures.png"),
     ),
     Section(
+        "Neural art, the style weighing more",
+        "strong_64",
+        "python experiments/style.py --panel strong_64 --num-tasks 40 --trials 11 --leave-out lbfgs",
+        """Ours: as in the section before, the style with a weight of 100 instead of 10, which leaves more to be had: on four
+validation pictures 512 steps of an annealed rule end at 0.88 of Adam's loss after 128. `lstm-style` is unchanged, and has seen
+the weight 10 alone. The first 40 test pictures; the others tuned on four draws of them.""",
+        ("strong_64-strong-64.png",),
+    ),
+    Section(
         "Neural art, larger and in another style",
         "style_128",
         "python experiments/style.py --panel style_128 --tune-tasks 2 --leave-out lbfgs",

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import warnings
 
 import fakes
 import jax
@@ -239,6 +240,16 @@ def test_it_is_written_as_text_json_and_figures(whole, tmp_path):
     files = report.behaviour_figures(found, tmp_path, name="clipped")
     assert len(files) == 6
     assert all(path.stat().st_size > 5000 for path in files)
+
+
+def test_figures_say_which_surrogate_diverged(whole, tmp_path):
+    _, found = whole
+    losses = {**found.losses, found.best_constant: np.full_like(found.losses["rule"], np.nan)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        files = report.behaviour_figures(found._replace(losses=losses), tmp_path, name="clipped")
+    fit = next(path for path in files if path.name == "behaviour-fit.svg")
+    assert f"surrogate: {found.best_constant}, diverged" in fit.read_text()
 
 
 def test_the_family_is_the_one_of_the_header(tmp_path, monkeypatch, capsys):

@@ -115,9 +115,10 @@ def fit_figure(explanation: Explanation, path: str | Path, *, name: str, also=()
     lowest = []
     for who, style in drawn.items():
         mean = _smoothed(explanation, who)
-        _draw(losses, mean, style, _label(explanation, who, name))
-        lowest.append(np.nanmin(np.where(np.isfinite(mean.mean), mean.mean, np.nan)))
-    if min(lowest) > 0:
+        finite = mean.mean[np.isfinite(mean.mean)]
+        _draw(losses, mean, style, _label(explanation, who, name) + ("" if len(finite) else ", diverged"))
+        lowest += [finite.min()] if len(finite) else []
+    if lowest and min(lowest) > 0:
         losses.set(yscale="log", ylim=(0.8 * min(lowest), 1.4 * start))
     losses.set(
         xlabel="step", ylabel="loss" if explanation.window == 1 else f"loss, mean over {explanation.window} steps"
