@@ -10,7 +10,7 @@ everywhere, beside SGD, NAG, RMSprop and Adam, each tuned anew for each net and 
 - panels: the base net, tuned for 100 steps and run on to 200, then tuned for 200; 40 units; two layers from two starts; ReLU.
   40 seeds, tuned on 10 others.
 - schedules: the same panels, the baselines offered cosine decay to the horizon, with and without a warm-up, beside a constant
-  rate: 33 settings each instead of 11. Ten minutes of a core.
+  rate: 33 settings each instead of 11. A quarter of an hour of a core.
 - grid: {1, 2, 3} hidden layers of {5, 10, 20, 40, 80} units, from N(0, 0.01^2) as the base net, and scaled by the fan-in.
   10 seeds, tuned on 4 others.
 
