@@ -17,6 +17,7 @@ from ._inner import (
 from ._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer
 from ._panel import Panel
 from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
+from .beyond import Beyond, CoordinatewiseBeyond, beyond
 from .estimators import AbstractGradientEstimator, Estimate
 from .evaluation import Curves, evaluate, loss_curves
 from .explanation import Explanation, explain
@@ -39,7 +40,9 @@ __all__ = [
     "AbstractInnerProblem",
     "AbstractLearnedOptimizer",
     "AbstractTask",
+    "Beyond",
     "Blocks",
+    "CoordinatewiseBeyond",
     "Curves",
     "Estimate",
     "Explanation",
@@ -63,6 +66,7 @@ __all__ = [
     "Validation",
     "baselines",
     "begin",
+    "beyond",
     "bootstrap_interval",
     "check_family",
     "data",
