@@ -5,10 +5,6 @@ import os
 import tempfile
 from pathlib import Path
 
-# Compiling is what the tests spend their time on; unoptimized it takes a third. (Levels 1 and 2 give wrong gradients of
-# max-pooling, experiments/LOG.md.) Processes that tests start run as a user's do.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 # What one test has compiled, another, or a process that it starts, need not compile again. xdist's workers share the folder.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.TemporaryDirectory(prefix="l2o-tests-", ignore_cleanup_errors=True)
@@ -20,8 +16,19 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.devices()  # the flags are read here
-del os.environ["XLA_FLAGS"]
+
+
+def pytest_configure(config):
+    """Chooses how well XLA optimizes, before its first use.
+
+    Compiling is what the quick tests spend their time on; unoptimized it takes a third. The others run as a user's programs do:
+    levels 1 and 2 have been seen to give wrong gradients (experiments/LOG.md). So do the processes that tests start.
+    """
+    flags = os.environ.get("XLA_FLAGS")
+    if config.option.markexpr == "not slow" and flags is None:
+        os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    jax.devices()  # the flags are read here
+    os.environ.pop("XLA_FLAGS", None)
 
 
 @pytest.fixture(autouse=True, scope="module")
