@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from l2o import _hub
+from l2o import _contents, _door, _hub
+from l2o._contents import PARTITIONED
+from l2o._contents import RESCALED as RESCALED
 
 FORMAT = "l2o-1"
-# The "architecture" of files of `l2o.Partitioned`: its arguments are its parts' architectures and arguments, by name.
-PARTITIONED = "partitioned"
-# Of `l2o.Rescaled`: its arguments are the architecture and arguments of what it wraps, "optimizer", and "rms".
-RESCALED = "rescaled"
+STATE_FORMAT = "l2o-state-1"
 _FOLDER = Path(__file__).parent / "pretrained"
 
 
@@ -67,32 +66,59 @@ def card(name_or_path: str | Path) -> str:
     **Raises:** as `resolve`; `ValueError` if there is neither.
     """
     path = resolve(name_or_path)
+    read(path)  # what is said of weights that cannot be used would mislead
     for beside in (path.with_suffix(".md"), path.parent / "README.md"):
         if beside.is_file():
-            return beside.read_text()
+            return _door.printable(_door.read_text(beside, limit=_CARD_LIMIT))
     raise ValueError(f"There is no card beside {path}: neither {path.stem}.md nor README.md.")
 
 
-def read(
-    path: Path, wanted: str = FORMAT, what: str = "of a learned optimizer saved by l2o"
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Arrays by name, and the header, of a safetensors file of the `wanted` format.
+_CARD_LIMIT = 2**22  # bytes
+_LIMIT = 2**30  # bytes of a weights file, which is read whole
 
-    **Raises:** `ValueError` if the file is truncated, not safetensors, or not of that format.
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays by name, and the header, of a file of a learned optimizer: all that it says has been checked.
+
+    **Raises:** `ValueError` naming the file, and the field or array that is wrong.
     """
-    import safetensors
+    arrays, header = _read(path, FORMAT, "of a learned optimizer saved by l2o", limit=_LIMIT)
+    check(arrays, header, path)
+    return arrays, header
 
+
+def check(arrays: Mapping[str, np.ndarray], header: Mapping[str, str], where: str | Path) -> None:
+    """Refuses a header that a weights file may not have, and arrays other than those that it means.
+
+    **Raises:** `ValueError` naming `where` and the field or array.
+    """
+    told = _contents.decoded(header, where)
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    _contents.check(told["architecture"], told["arguments"], shapes, where)
+    _door.check_finite(arrays, where)
+
+
+def read_state(path: Path) -> tuple[dict[str, np.ndarray], list[_contents.Group]]:
+    """Arrays by name, and the parameter groups, of a file of an optimizer's state.
+
+    **Raises:** `ValueError` naming the file, and what is wrong.
+    """
+    # A state may be infinite, or of a run that diverged; and it may be as large as any model.
+    arrays, header = _read(
+        path, STATE_FORMAT, "of an optimizer's state saved by l2o", dtypes=_door.ANYTHING, finite=False
+    )
+    return arrays, _contents.groups(header.get("groups", ""), path)
+
+
+def _read(path, wanted, what, **options):
     try:
-        with safetensors.safe_open(str(path), framework="numpy") as file:
-            header = file.metadata() or {}
-            leaves = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}). It may be truncated or of another kind."
-        ) from error
-    if header.get("format") != wanted:
-        raise ValueError(f"{path} is a safetensors file, but not {what} (format {header.get('format')!r}).")
-    return leaves, header
+        metadata = _door.read_metadata(path)
+        if metadata.get("format") != wanted:
+            found = _door.shown(metadata.get("format"))
+            raise ValueError(f"{path} is a safetensors file, but not {what} (format {found}).")
+        return _door.read_safetensors(path, **options)
+    except OSError as error:
+        raise _door.damaged(path, "safetensors file", error) from error
 
 
 # A gradient this many times outside what a rule met at the start of its runs is outside all that it was measured on.

@@ -15,11 +15,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from l2o import _weights, pretrained
+from l2o._door import shown
 from l2o._files import check_writable, write_whole
 from l2o._optimizer import AbstractLearnedOptimizer
-
-_FORMAT = "l2o-state-1"
-_WHAT = "of an optimizer's state saved by l2o"
 
 
 def save(path: str | Path, optimizer: AbstractLearnedOptimizer, state: PyTree, params: PyTree) -> None:
@@ -36,7 +34,9 @@ def save(path: str | Path, optimizer: AbstractLearnedOptimizer, state: PyTree, p
     arrays = {f"0{jax.tree_util.keystr(key)}": np.array(leaf, order="C") for key, leaf in leaves}
     path = Path(path)
     check_writable(path.absolute().parent)
-    write_whole(path, safetensors.numpy.save(arrays, metadata={"format": _FORMAT, "groups": json.dumps([group])}))
+    write_whole(
+        path, safetensors.numpy.save(arrays, metadata={"format": _weights.STATE_FORMAT, "groups": json.dumps([group])})
+    )
 
 
 def load(path: str | Path, optimizer: AbstractLearnedOptimizer, params: PyTree, *, group: int = 0) -> PyTree:
@@ -47,21 +47,23 @@ def load(path: str | Path, optimizer: AbstractLearnedOptimizer, params: PyTree, 
     **Raises:** `ValueError` if the file is not whole or not of a state, has no such group, or is of another architecture,
     other arguments or other shapes of parameters.
     """
-    arrays, header = _weights.read(Path(path), _FORMAT, _WHAT)
-    groups = json.loads(header["groups"])
+    arrays, groups = _weights.read_state(Path(path))
     if not 0 <= group < len(groups):
         raise ValueError(f"{path} holds {len(groups)} parameter groups, and so no group {group}.")
     for what, value in _description(optimizer, params).items():
-        if groups[group][what] != value:
-            raise ValueError(
-                f"Group {group} in {path} has {what} {groups[group][what]}, the optimizer and params {value}."
-            )
+        found = getattr(groups[group], what)
+        if found != value:
+            raise ValueError(f"Group {group} in {path} has {what} {shown(found)}, the optimizer and params {value}.")
 
     def fill(key, leaf):
         name = f"{group}{jax.tree_util.keystr(key)}"
         if name not in arrays or arrays[name].shape != leaf.shape:
             found = arrays[name].shape if name in arrays else "nothing"
             raise ValueError(f"The state in {path} is of another optimizer (leaf {name}: {found} vs {leaf.shape}).")
+        if jnp.issubdtype(arrays[name].dtype, jnp.inexact) != jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise ValueError(
+                f"The state in {path} is of another optimizer (leaf {name}: {arrays[name].dtype} vs {leaf.dtype})."
+            )
         return jnp.asarray(arrays[name], leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(optimizer.init, params))

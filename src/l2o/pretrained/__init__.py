@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from l2o import _plugins, _weights, scale
+from l2o import _contents, _plugins, _weights, scale
+from l2o._contents import PARTITIONED, RESCALED
 from l2o._files import check_writable, write_whole
 from l2o._optimizer import AbstractLearnedOptimizer
 from l2o._task import TaskFamily
-from l2o._weights import PARTITIONED, RESCALED
 from l2o._weights import names as names
 from l2o.partitioned import Partitioned
 from l2o.rescaled import Rescaled
@@ -31,6 +31,8 @@ def describe(name_or_path: str | Path) -> str:
     """The card of an optimizer (Markdown): what it was trained on, its measured wins and losses.
 
     **Arguments:** `name_or_path`: as of `load`. The card of a file is the one of its name beside it, NAME.md, or README.md.
+
+    Control characters are left out of it, so that it can be printed.
 
     **Raises:** as `load`; `ValueError` if there is no card.
     """
@@ -55,8 +57,9 @@ def save(
         of an `l2o.Rescaled`, to which gradients of all sizes are the same.
 
     **Raises:** `ValueError` if the optimizer is not of an architecture of this package, nor `l2o.Partitioned` into such or
-    `l2o.Rescaled`, or names its leaves by a function, or there is a `family` but no "horizon" in the recipe; `OSError` if
-    `path` cannot be written.
+    `l2o.Rescaled`, or names its leaves by a function, or there is a `family` but no "horizon" in the recipe, or it could not
+    be loaded again: weights that are not finite, a recipe whose "horizon" is no number of steps; `OSError` if `path` cannot
+    be written.
     """
     import safetensors.numpy
 
@@ -74,6 +77,7 @@ def save(
         "versions": json.dumps(_versions()),
     }
     path = Path(path)
+    _weights.check(contents["arrays"], header, "What is to be saved")
     check_writable(path.absolute().parent)
     if family is not None and recipe is not None and not isinstance(optimizer, Rescaled):
         header["scale"] = json.dumps(scale.measure(optimizer, family, horizon=recipe["horizon"]))
@@ -116,13 +120,14 @@ def load(
     `l2o.Partitioned(l2o.load(name).parts, label)`.
 
     **Raises:** `ValueError` if there is none of that name, or the file is truncated, not safetensors, not written by
-    l2o, or of another architecture; `ImportError` if the extra is missing.
+    l2o, or of another architecture, or a field of its header or an array is not what it must be; `ImportError` if the extra
+    is missing.
     """
     path = _weights.resolve(name_or_path)
     leaves, header = _weights.read(path)
-    _warn_if_far(name_or_path, _decoded(header), horizon, gradients)
-    saved = header["architecture"]
-    arguments = json.loads(header["arguments"])
+    told = _contents.decoded(header, path)
+    _warn_if_far(name_or_path, told, horizon, gradients)
+    saved, arguments = told["architecture"], told["arguments"]
     optimizer = eqx.filter_eval_shape(lambda: _build(saved, arguments))
     if like is not None:
         wanted = _architecture(like)
@@ -178,11 +183,8 @@ def header(name_or_path: str | Path) -> dict[str, Any]:
 
     **Raises:** as `load`.
     """
-    return _decoded(_weights.read(_weights.resolve(name_or_path))[1])
-
-
-def _decoded(header):
-    return {k: json.loads(v) if k in ("arguments", "recipe", "versions", "scale") else v for k, v in header.items()}
+    path = _weights.resolve(name_or_path)
+    return _contents.decoded(_weights.read(path)[1], path)
 
 
 # Beyond this many times its horizon a rule is outside all that it was trained and, on its card, measured on.

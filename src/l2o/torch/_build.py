@@ -4,7 +4,8 @@ import importlib
 import pkgutil
 from typing import Any
 
-from l2o._weights import PARTITIONED, RESCALED
+from l2o import _contents
+from l2o._contents import PARTITIONED, RESCALED
 from l2o.torch._rescaled import Rescaled
 from l2o.torch._rule import AbstractFlat
 
@@ -12,14 +13,39 @@ from l2o.torch._rule import AbstractFlat
 def build(weights: dict[str, Any], part: str | None = None) -> AbstractFlat:
     """The rule of some weights: their "architecture", its "arguments", and "arrays" by path; `part`: as `of_part`.
 
-    **Raises:** `ValueError` if the architecture has no twin, or the arrays are not those that it needs; and as `of_part`.
+    **Raises:** `ValueError` if the architecture has no twin, or the arguments or arrays are not those that it needs, or the
+    arrays hold NaN or infinity; and as `of_part`.
     """
-    weights = of_part(weights, part)
+    _check(weights)
+    return _rule(of_part(weights, part))
+
+
+_HERE = "This set of weights"  # in messages; a file was named when it was read
+
+
+def _check(weights):
+    missing = {"architecture", "arguments", "arrays"} - weights.keys()
+    if missing:
+        raise ValueError(f"{_HERE} has no {min(missing)!r}: pass what `load_weights` or `l2o.pretrained.as_dict` return.")
+    if weights["architecture"] not in _contents.WRAPPERS:
+        _twin(weights["architecture"])  # first, as the advice is another
+    shapes = {name: tuple(array.shape) for name, array in weights["arrays"].items()}
+    _contents.check(weights["architecture"], weights["arguments"], shapes, _HERE)
+    for name, array in weights["arrays"].items():
+        if not array.is_floating_point() or not array.isfinite().all():
+            raise ValueError(f"{_HERE} must be finite floating-point numbers, and {name} ({array.dtype}) is not.")
+
+
+def _rule(weights) -> AbstractFlat:
     architecture = weights["architecture"]
     if architecture == RESCALED:
         return Rescaled(
-            build(_inside(weights, ".optimizer", weights["arguments"]["optimizer"])), weights["arguments"]["rms"]
+            _rule(_inside(weights, ".optimizer", weights["arguments"]["optimizer"])), weights["arguments"]["rms"]
         )
+    return _twin(architecture).build(weights["arrays"], **weights["arguments"])
+
+
+def _twin(architecture):
     package = importlib.import_module("l2o.torch")
     twins = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
     if architecture not in twins:
@@ -27,8 +53,7 @@ def build(weights: dict[str, Any], part: str | None = None) -> AbstractFlat:
             f"No PyTorch twin of the architecture {architecture!r}. Twins: {', '.join(twins)}. "
             "Use these weights with JAX and optax, by `l2o.load`."
         )
-    module = importlib.import_module(f"l2o.torch.{architecture}")
-    return module.build(weights["arrays"], **weights["arguments"])
+    return importlib.import_module(f"l2o.torch.{architecture}")
 
 
 def of_part(weights: dict[str, Any], part: str | None) -> dict[str, Any]:

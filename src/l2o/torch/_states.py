@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from l2o import _weights
+from l2o._door import shown
 from l2o._files import check_writable, write_whole
 from l2o.torch._build import of_part
 from l2o.torch._optimizer import LearnedOptimizer, load_weights
-
-_FORMAT = "l2o-state-1"
-_WHAT = "of an optimizer's state saved by l2o"
 
 
 def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
@@ -38,7 +36,7 @@ def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
     # Groups may share a tensor's storage, which safetensors refuses: every part is a copy of its own.
     content = safetensors.torch.save(
         {name: array.clone() for name, array in arrays.items()},
-        metadata={"format": _FORMAT, "groups": json.dumps(groups)},
+        metadata={"format": _weights.STATE_FORMAT, "groups": json.dumps(groups)},
     )
     write_whole(path, content)
 
@@ -49,8 +47,7 @@ def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
     **Raises:** `ValueError` if the file is not whole or not of a state, or is of other groups, parameter shapes or weights'
     architecture and arguments than the optimizer's; the optimizer is then unchanged.
     """
-    arrays, header = _weights.read(Path(path), _FORMAT, _WHAT)
-    groups = json.loads(header["groups"])
+    arrays, groups = _weights.read_state(Path(path))
     if len(groups) != len(optimizer.param_groups):
         raise ValueError(
             f"{path} holds {len(groups)} parameter groups, the optimizer has {len(optimizer.param_groups)}. Make it with the "
@@ -58,14 +55,27 @@ def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
         )
     loaded = []
     for index, (saved, group) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
-        for what, value in _description(group).items():
-            if saved[what] != value:
-                raise ValueError(f"Group {index} in {path} has {what} {saved[what]}, the optimizer's {value}.")
+        ours = _description(group)
+        if "part" in saved.options:  # chooses a rule, so a file may confirm it, but not change it
+            ours["part"] = group.get("part")
+        for what, value in ours.items():
+            found = saved.options["part"] if what == "part" else getattr(saved, what)
+            if found != value:
+                raise ValueError(f"Group {index} in {path} has {what} {shown(found)}, the optimizer's {value}.")
         rule = optimizer._rule(index, torch.device("cpu"))
-        parts = {name: torch.from_numpy(arrays[f"{index}{name}"]).to(rule.dtype) for name in rule.state_shapes}
+        num = sum(p.numel() for p in group["params"])
+        parts = {}
+        for name, shape in rule.state_shapes.items():
+            array = arrays.get(f"{index}{name}")
+            if array is None or array.shape != (*shape, num) or array.dtype.kind != "f":
+                found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+                raise ValueError(
+                    f"The state in {path} is of another optimizer (leaf {index}{name}: {found} vs numbers {[*shape, num]})."
+                )
+            parts[name] = torch.from_numpy(array).to(rule.dtype)
         loaded.append(rule.pack(parts).split([p.numel() for p in group["params"]], dim=1))
     for saved, group, states in zip(groups, optimizer.param_groups, loaded, strict=True):
-        group.update(saved["options"])
+        group.update(saved.options)
         for p, state in zip(group["params"], states, strict=True):
             optimizer.state[p]["state"] = state.to(p.device)
 
