@@ -2,24 +2,28 @@
 
     python experiments/measure_beyond.py [NAME ...] [--quick]
 
-Each on its own problem and on three others, as `l2o.load` returns it (beyond="hold"), without that (beyond=None), and with
-"anneal" and "fallback"; in JAX, and with "hold" in PyTorch, which is given JAX's gradients. The loss, on the same 16 minibatches, after
-2 and 10 horizons over that after one: geometric means, and the worst run. Writes results/beyond.csv, a row as soon as it is there, and
-leaves out what is there already. Full MNIST, CIFAR-10 and the style pictures for those trained on them (docs/data.md). Two hours of a
-core, most of it `lstm-cifar`. `--quick`: a tenth of the steps on the shipped sample, printed only.
+Each on its own problem and on three others: as `l2o.load` returns it (beyond="hold"), as the bare rule (None), and with
+"anneal" and "fallback"; in JAX, and with "hold" in PyTorch too, which is given JAX's gradients. Losses are means over the same
+16 minibatches, after 1, 2 and 10 horizons. Writes results/beyond.csv, a row as soon as it is there, and leaves out what is there
+already. Needs full MNIST, CIFAR-10 and the pictures (docs/data.md) for those trained on them. Two hours of a core, most of
+them `lstm-cifar`. `--quick`: a tenth of the steps, on what ships, printed only. `--cards`: writes the tables of the cards and
+the headers of the weights from results/beyond.csv.
 """
 
 import argparse
 import csv
+import json
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
+import safetensors.numpy
 
 import l2o
-from l2o import _plugins, horizons
-from l2o.beyond import silenced
+from l2o import _plugins, _weights, horizons
+from l2o._beyond import silenced
+from l2o._files import write_whole
 
 RESULTS = Path(__file__).parent / "results" / "beyond.csv"
 COLUMNS = ["optimizer", "problem", "own", "framework", "beyond", "horizon", "run", "start", "at_1", "at_2", "at_10"]
@@ -67,10 +71,14 @@ def in_torch(name, parts, family, key, steps):
     groups = params
     if parts is not None:
         named = dict.fromkeys(parts)
-        groups = [{"params": [p for p, q in zip(params, parts, strict=True) if q == part], "part": part} for part in named]
+        groups = [
+            {"params": [p for p, q in zip(params, parts, strict=True) if q == part], "part": part} for part in named
+        ]
     optimizer = LearnedOptimizer(groups, name)
     now = lambda: jax.tree.unflatten(treedef, [p.detach().numpy() for p in params])
-    gradient = jax.jit(lambda params, step: jax.tree.leaves(jax.grad(task.loss)(params, jax.random.fold_in(batch_key, step))))
+    gradient = jax.jit(
+        lambda params, step: jax.tree.leaves(jax.grad(task.loss)(params, jax.random.fold_in(batch_key, step)))
+    )
     judge = jax.jit(lambda params: jax.lax.map(lambda k: task.loss(params, k), judged).mean())
     losses = [float(judge(now()))]
     for step in range(steps[-1]):
@@ -90,8 +98,62 @@ def problems(name, quick):
         default = {"style": "synthetic"}.get(task, "mnist_sample")
         if quick and "data" in arguments and is_own:
             arguments = {"data": default} if task == "style" else {**arguments, "data": default}
-        title = task + (f" ({', '.join(f'{k}={v}' for k, v in arguments.items() if v is not None)})" if arguments else "")
+        title = task + (
+            f" ({', '.join(f'{k}={v}' for k, v in arguments.items() if v is not None)})" if arguments else ""
+        )
         yield title, _plugins.get("tasks", task).family(**arguments), is_own
+
+
+TITLE = "## Beyond its horizon"
+
+
+def publish(name):
+    """Writes what was measured into the header of the weights, and as a table into the card."""
+    with RESULTS.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["optimizer"] == name]
+    horizon = l2o.pretrained.header(name)["recipe"]["horizon"]
+
+    def found(problem, framework, how):
+        ours = [r for r in rows if (r["problem"], r["framework"], r["beyond"]) == (problem, framework, str(how))]
+        return horizons.ratios(np.asarray([[float(r[c]) for c in ("start", "at_1", "at_2", "at_10")] for r in ours]))
+
+    problems = list(dict.fromkeys(row["problem"] for row in rows))
+    (own,) = {row["problem"] for row in rows if row["own"] == "True"}
+    path = _weights.shipped(name)
+    arrays, header = _weights.read(path)
+    header |= {"horizon": json.dumps(horizon), "beyond": json.dumps(horizons.summarised(found(own, "jax", None)))}
+    write_whole(path, safetensors.numpy.save(arrays, metadata=header))
+    worst = np.nanmax([np.nanmax(found(p, framework, "hold")) for p in problems for framework in ("jax", "torch")])
+    lines = [
+        TITLE,
+        "",
+        f"It was meta-trained on runs of {horizon} steps. `l2o.load` and `l2o.torch.LearnedOptimizer` hold the params after that, and "
+        f"warn: over ten times as many steps no run below ended worse than {worst:.3g} times its loss at step {horizon}, in JAX or in "
+        'PyTorch. To go on training, pass `beyond="fallback"`. The loss after so many steps, over that at step '
+        f"{horizon} (geometric mean of the runs, and the worst of them; experiments/measure_beyond.py):",
+        "",
+        f'| problem (runs) | bare rule, {2 * horizon:,} | bare rule, {10 * horizon:,} | "fallback", {10 * horizon:,} | "hold", {10 * horizon:,} |',
+        "|---|---|---|---|---|",
+    ]
+    for problem in problems:
+        bare, fallback, hold = (found(problem, "jax", how) for how in (None, "fallback", "hold"))
+        cells = [_cell(bare[:, 0]), _cell(bare[:, 1]), _cell(fallback[:, 1]), _cell(hold[:, 1])]
+        title = f"its own, {problem}" if problem == own else problem
+        lines.append(f"| {title} ({len(bare)}) | {' | '.join(cells)} |")
+    card = path.with_suffix(".md")
+    text = card.read_text().split(TITLE)
+    rest = text[1].split("\n## ", 1)[1:] if len(text) > 1 else []
+    write_whole(
+        card,
+        "\n".join([text[0].rstrip("\n"), "", *lines, *(["", f"## {rest[0].rstrip()}"] if rest else []), ""]).encode(),
+    )
+    print(f"{card.name}: worst held run {worst:.3g}")
+
+
+def _cell(ratios):
+    if np.isnan(ratios).any():
+        return "not finite"
+    return f"{np.exp(np.log(ratios).mean()):.3g} ({ratios.max():.3g})"
 
 
 def main():
@@ -99,7 +161,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(OTHERS))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--cards", action="store_true")
     arguments = parser.parse_args()
+    if arguments.cards:
+        for name in arguments.names:
+            publish(name)
+        return
     done = set()
     if RESULTS.exists() and not arguments.quick:
         with RESULTS.open() as file:

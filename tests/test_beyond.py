@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fakes import Descent, Momentum, Normalised, assert_trees_close, assert_trees_equal, bowls, tiny_lstm
+from fakes import Descent, Momentum, Normalised, assert_trees_close, assert_trees_equal, bowl, bowls, tiny_lstm
 
 import l2o
-from l2o.beyond import bare, horizon_of, silenced
+from l2o import horizons
+from l2o._beyond import bare, horizon_of, silenced
 
 HOWS = ("hold", "anneal", "fallback")
 
@@ -110,6 +111,13 @@ def test_bare_and_twice():
     assert_trees_equal(bare(inside), l2o.Rescaled(tiny_lstm(), 1.0))
 
 
+def test_constants_are_read_through_it():
+    wrapped = l2o.beyond(tiny_lstm(num_units=5), 3)
+    assert wrapped.num_units == 5
+    with pytest.raises(AttributeError, match=r"LSTM.* has no attribute 'units'"):
+        wrapped.units  # noqa: B018
+
+
 def test_forms_of_the_meta_gradient_agree_through_it():
     task, key = bowls(jax.random.key(0)), jax.random.key(1)
     rule = Momentum(jnp.asarray(0.1), jnp.asarray(0.8))
@@ -199,3 +207,80 @@ def test_torch_does_the_same(how, num_global, one_thread):
     assert {jax.tree_util.keystr(path): leaf.shape for path, leaf in paths} == {
         path: (*shape, 5) for path, shape in twin.state_shapes.items()
     }
+
+
+# ---- weights files
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "it.safetensors"
+    l2o.pretrained.save(path, tiny_lstm(), recipe={"horizon": 4}, family=bowls)
+    return path
+
+
+def test_w11_weights_carry_their_horizon_and_what_was_measured_beyond_it(saved):
+    told = l2o.pretrained.header(saved)
+    assert told["horizon"] == 4
+    assert told["beyond"]["multiples"] == [2, 10]
+    assert len(told["beyond"]["ratios"]) == len(told["beyond"]["worst"]) == 2
+
+
+@pytest.mark.parametrize("name", l2o.pretrained.names())
+def test_w11_every_shipped_optimizer_knows_its_horizon(name):
+    told = l2o.pretrained.header(name)
+    assert told["horizon"] == told["recipe"]["horizon"]
+    assert told["beyond"]["multiples"] == [2, 10]
+    assert horizon_of(l2o.load(name)) == told["horizon"]
+
+
+def test_w11_a_loaded_rule_is_held_at_its_horizon_and_warns(saved):
+    optimizer = l2o.load(saved)
+    with pytest.warns(UserWarning, match=r"it\.safetensors was meta-trained on runs of 4 steps"):
+        path = run(optimizer, 10)
+    np.testing.assert_array_equal(path[:5], run(tiny_lstm(), 4))
+    np.testing.assert_array_equal(path[4:], jnp.broadcast_to(path[4], (7, 2)))
+    assert_trees_equal(l2o.load(saved, beyond=None), tiny_lstm())
+    assert l2o.load(saved, beyond="anneal").how == "anneal"
+    with pytest.raises(ValueError, match="got 'stop'"):
+        l2o.load(saved, beyond="stop")
+
+
+def test_w11_who_says_for_how_long_is_warned_at_once(saved, recwarn):
+    l2o.load(saved, horizon=4)
+    l2o.pretrained.check(saved, horizon=4)
+    assert not recwarn.list
+    with pytest.warns(
+        UserWarning, match="runs of 4 steps, and this run goes on beyond them. From here on the params are held"
+    ):
+        optimizer = l2o.load(saved, horizon=5)
+    assert optimizer.name is None  # and not again
+    with pytest.warns(UserWarning, match="Nothing is done about that"):
+        l2o.load(saved, horizon=5, beyond=None)
+
+
+def test_w11_what_is_saved_is_the_rule_and_its_horizon(saved, tmp_path):
+    again = tmp_path / "again.safetensors"
+    l2o.pretrained.save(again, l2o.load(saved))
+    assert_trees_equal(l2o.load(again, beyond=None), tiny_lstm())
+    assert horizon_of(l2o.load(again, like=l2o.load(saved))) == 4
+    assert l2o.pretrained.as_dict(l2o.load(saved))["horizon"] == 4
+
+
+def test_ratios_are_paired_and_know_rounding():
+    losses = np.asarray(
+        [[1.0, 0.5, 0.25, 1.0], [1.0, 1e-12, 1e-14, 1e-3], [1.0, 0.5, np.inf, 0.1], [1.0, -0.5, -0.6, -0.7]]
+    )
+    found = horizons.ratios(losses)
+    np.testing.assert_allclose(found[0], [0.5, 2.0])
+    np.testing.assert_allclose(found[1], [1.0, 1e-3 / np.finfo(np.float32).eps], rtol=1e-6)
+    assert np.isnan(found[2:]).all()
+
+
+def test_what_is_measured_beyond_is_closed_form():
+    """x² from 1 with u = -a g: the loss is (1 - 2a)^(2t)."""
+    found = horizons.measure(descent(0.05), lambda key: bowl(), horizon=3, num_tasks=2)
+    np.testing.assert_allclose(found["ratios"], [0.9**6, 0.9**54], rtol=5e-3)
+    assert found["ratios"] == found["worst"]
+    held = horizons.measure(l2o.beyond(descent(0.05), 3), lambda key: bowl(), horizon=3)
+    assert held["ratios"] == [1.0, 1.0]

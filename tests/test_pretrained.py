@@ -237,15 +237,6 @@ def test_a_shipped_name_never_touches_the_network(hub, monkeypatch):
     assert hub == []
 
 
-def test_use_far_beyond_its_horizon_is_warned_of(recwarn):
-    l2o.load("lstm-mnist", horizon=500)
-    assert not recwarn.list
-    with pytest.warns(
-        UserWarning, match="lstm-mnist was meta-trained on runs of 200 steps, and is to be used for 10000"
-    ):
-        l2o.load("lstm-mnist", horizon=10_000)
-
-
 def test_weights_that_do_not_say_their_horizon_are_not_warned_of(saved, recwarn):
     l2o.load(saved, horizon=10_000)
     assert not recwarn.list

@@ -1,6 +1,7 @@
 from . import baselines as baselines
 from . import data as data
 from . import pretrained as pretrained
+from ._beyond import Beyond, CoordinatewiseBeyond, beyond
 from ._devices import use_all_cores
 from ._inner import (
     AbstractInnerProblem,
@@ -17,7 +18,6 @@ from ._inner import (
 from ._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer
 from ._panel import Panel
 from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
-from .beyond import Beyond, CoordinatewiseBeyond, beyond
 from .estimators import AbstractGradientEstimator, Estimate
 from .evaluation import Curves, evaluate, loss_curves
 from .explanation import Explanation, explain

@@ -27,6 +27,7 @@ _Preprocessing = Annotated[float, Meta(gt=0, le=80)]  # e^p must be finite in si
 _Rms = Annotated[float, Meta(gt=0, le=1e30)]
 _Magnitude = Annotated[float, Meta(ge=0, le=1e39)]
 _Amount = Annotated[float, Meta(ge=0, le=1e18)]
+_Steps = Annotated[int, Meta(ge=1, le=10**9)]
 _Text = Annotated[str, Meta(max_length=1000)]
 _Quantiles = tuple[_Magnitude, _Magnitude, _Magnitude]
 
@@ -38,7 +39,7 @@ class Recipe(msgspec.Struct):
 
     task: _Text = ""
     task_arguments: dict[str, Any] = {}
-    horizon: Annotated[int, Meta(ge=1, le=10**9)] = 1
+    horizon: _Steps = 1
     seconds: _Amount = 0
     num_episodes: _Amount = 0
     num_inner_steps: _Amount = 0
@@ -57,6 +58,19 @@ class Scale(msgspec.Struct):
             raise ValueError(f"quantiles must not fall, got start={self.start} and run={self.run}")
 
 
+class Beyond(msgspec.Struct):
+    """As `l2o.horizons.measure` found it: how the loss went on after the horizon. None where it said nothing."""
+
+    multiples: Annotated[list[_Size], Meta(max_length=16)]
+    ratios: Annotated[list[_Magnitude | None], Meta(max_length=16)]
+    worst: Annotated[list[_Magnitude | None], Meta(max_length=16)]
+    num_tasks: Annotated[int, Meta(ge=1, le=10**9)] = 1
+
+    def __post_init__(self):
+        if not len(self.multiples) == len(self.ratios) == len(self.worst):
+            raise ValueError("there must be one of its ratios, and of its worst, for each of its multiples")
+
+
 class Header(msgspec.Struct):
     """Of a weights file, decoded. A file may have further fields, as strings."""
 
@@ -66,6 +80,8 @@ class Header(msgspec.Struct):
     licence: _Text
     versions: dict[str, _Text]
     scale: Scale | None = None
+    horizon: _Steps | None = None
+    beyond: Beyond | None = None
 
 
 # Fields that the file holds as JSON. Those of a recipe may be infinite, such as the best loss of a run that diverged.
@@ -197,6 +213,11 @@ def decoded(header: Mapping[str, str], where: Any) -> dict[str, Any]:
     }
     _door.convert(found, Header, path=where)
     return found
+
+
+def horizon(told: Mapping[str, Any]) -> int | None:
+    """The steps that the rule of a decoded header was meta-trained for; older files say so in their recipe alone."""
+    return told.get("horizon") or told["recipe"].get("horizon")
 
 
 def check(architecture: str, arguments: Any, shapes: Mapping[str, Shape], where: Any) -> None:

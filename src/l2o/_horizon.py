@@ -3,6 +3,7 @@
 # After the steps that a rule was meta-trained for: see `l2o.Beyond`.
 MODES = ("hold", "anneal", "fallback")
 _WHAT = {
+    None: "Nothing is done about that, and it may ruin the run.",
     "hold": "From here on the params are held where they are.",
     "anneal": "From here on its steps are annealed, and after as many steps again the params are held.",
     "fallback": "From here on Adam goes on in its place, with steps that fall as 1/t.",
@@ -18,10 +19,10 @@ def check_how(how: str) -> None:
         raise ValueError(f"`beyond` must be one of {', '.join(map(repr, MODES))}, or None, got {how!r}.")
 
 
-def passed(name: str, horizon: int, how: str) -> str:
+def passed(name: str, horizon: int, how: str | None) -> str:
     """The warning."""
-    others = " or ".join(f"beyond={other!r}" for other in MODES if other != how)
+    others = " or ".join(f"beyond={other!r}" for other in (*MODES, None) if other != how)
     return (
         f"{name} was meta-trained on runs of {horizon} steps, and this run goes on beyond them. {_WHAT[how]} "
-        f"({others} do otherwise, and beyond=None leaves the rule alone, which may ruin the run; its card says what was measured.)"
+        f"For something else pass {others}; its card says what was measured."
     )

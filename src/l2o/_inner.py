@@ -24,6 +24,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from l2o._beyond import silenced
 from l2o._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer, Optimizer, with_extra_args
 from l2o._task import AbstractTask, TaskFamily, task_key
 from l2o.partitioned import Partitioned, deal
@@ -125,6 +126,7 @@ def unroll(
     - `meta_gradient`: how a derivative of the result is computed: `Stored()`, `Blocks()`, `Sampled()` or
         `SecondOrder()`. Default: `Stored()`, or `Blocks()` where storing would take over 16 MiB on a CPU, 1 GiB elsewhere.
     """
+    optimizer = silenced(optimizer, length)  # warnings need effects, which a derivative has none of
     if meta_gradient is None:
         meta_gradient = _default_form(optimizer, state.params, length)
     if isinstance(meta_gradient, Blocks | Sampled):

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from l2o._beyond import silenced
 from l2o._inner import begin, unroll
 from l2o._optimizer import Optimizer
 from l2o._task import TaskFamily
-from l2o.beyond import silenced
 
 MULTIPLES = (2, 10)
 _NUM_BATCHES = 16
@@ -38,15 +38,8 @@ def measure(
     """
     keys = jax.random.split(jax.random.key(1) if key is None else key, num_tasks)
     steps = tuple(k * horizon for k in (0, 1, *multiples))
-    found = ratios(np.stack([np.asarray(losses_at(silenced(optimizer), family, key, steps)) for key in keys]))
-    with np.errstate(all="ignore"):
-        means = np.exp(np.log(found).mean(axis=0))
-    return {
-        "multiples": list(multiples),
-        "ratios": [_rounded(x) for x in means],
-        "worst": [_rounded(x) for x in found.max(axis=0)],  # NaN where any is
-        "num_tasks": num_tasks,
-    }
+    losses = np.stack([np.asarray(losses_at(silenced(optimizer), family, key, steps)) for key in keys])
+    return summarised(ratios(losses), multiples)
 
 
 @eqx.filter_jit
@@ -73,7 +66,23 @@ def ratios(losses: Float[np.ndarray, "num_runs num"]) -> Float[np.ndarray, "num_
     floor = np.finfo(np.float32).eps * np.abs(losses[:, :1])
     with np.errstate(all="ignore"):
         found = np.maximum(losses[:, 2:], floor) / np.maximum(losses[:, 1:2], floor)
-    return np.where(np.isfinite(losses).all(axis=1, keepdims=True) & (losses >= 0).all(axis=1, keepdims=True), found, np.nan)
+    return np.where(
+        np.isfinite(losses).all(axis=1, keepdims=True) & (losses >= 0).all(axis=1, keepdims=True), found, np.nan
+    )
+
+
+def summarised(
+    found: Float[np.ndarray, "num_runs num_multiples"], multiples: Sequence[int] = MULTIPLES
+) -> dict[str, Any]:
+    """What a header says of the `ratios` of several runs."""
+    with np.errstate(all="ignore"):
+        means = np.exp(np.log(found).mean(axis=0))
+    return {
+        "multiples": list(multiples),
+        "ratios": [_rounded(x) for x in means],
+        "worst": [_rounded(x) for x in found.max(axis=0)],  # NaN where any is
+        "num_tasks": len(found),
+    }
 
 
 def _rounded(value):

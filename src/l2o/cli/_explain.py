@@ -29,7 +29,7 @@ def run(
     """Explains, prints a table and a paragraph, writes explanation.txt, explanation.json and the figures."""
     config = dict(locals())
     l2o.use_all_cores(cores)
-    optimizer = l2o.load(weights)
+    optimizer = l2o.load(weights, beyond=None)
     family, title, usual_horizon = family_of(weights, task, set_)
     _common.start_folder(output, config)
     name = weights if weights in l2o.pretrained.names() else Path(weights).stem

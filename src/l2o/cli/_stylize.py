@@ -85,7 +85,7 @@ def _optimizer(name, rate, steps):
             raise ValueError(
                 f"--rate is for baselines ({', '.join(l2o.baselines.BASELINES)}), by --optimizer; {name} has none."
             )
-        return l2o.load(name, horizon=steps)
+        return l2o.load(name, horizon=steps, beyond="fallback")
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"--rate must be positive, got {rate:g}.")
     return l2o.baselines.get(name).make(rate or RATE)

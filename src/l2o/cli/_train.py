@@ -45,7 +45,7 @@ def run(
     horizon = horizon or usual_horizon
     optimizer_key, train_key, test_key = jax.random.split(jax.random.key(seed), 3)
     if init is not None:
-        learned = l2o.load(init)
+        learned = l2o.load(init, beyond=None)
     else:
         learned = _common.build_optimizer(optimizer, optimizer_key, _common.parse_settings(optimizer_set))
     problem = l2o.InnerTraining(

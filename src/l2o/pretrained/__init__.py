@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from l2o import _contents, _plugins, _weights, scale
+from l2o import _beyond, _contents, _plugins, _weights, horizons, scale
+from l2o._beyond import bare, horizon_of
 from l2o._contents import PARTITIONED, RESCALED
 from l2o._files import check_writable, write_whole
+from l2o._horizon import check_how, passed
 from l2o._optimizer import AbstractLearnedOptimizer
 from l2o._task import TaskFamily
 from l2o._weights import names as names
@@ -52,9 +54,11 @@ def save(
     **Arguments:**
 
     - `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold.
+        Its "horizon", the steps of a run, goes into the header of its own accord: `load` holds the params after it.
     - `family`: what it was meta-trained on. It is run there for the recipe's "horizon", 16 times, and the size of the
         gradients it meets (`l2o.scale.measure`) is written into the header, so that use far from it can be warned of. Not
-        of an `l2o.Rescaled`, to which gradients of all sizes are the same.
+        of an `l2o.Rescaled`, to which gradients of all sizes are the same. And it is run for ten times as long, 4 times, and
+        what becomes of the loss (`l2o.horizons.measure`) is written there too.
 
     **Raises:** `ValueError` if the optimizer is not of an architecture of this package, nor `l2o.Partitioned` into such or
     `l2o.Rescaled`, or names its leaves by a function, or there is a `family` but no "horizon" in the recipe, or it could not
@@ -63,7 +67,7 @@ def save(
     """
     import safetensors.numpy
 
-    contents = as_dict(optimizer)
+    contents, optimizer = as_dict(optimizer), bare(optimizer)
     if family is not None and not isinstance((recipe or {}).get("horizon"), int):
         raise ValueError(
             'To measure the gradients on `family`, the recipe must say for how many steps: recipe={"horizon": 100, ...}.'
@@ -76,25 +80,33 @@ def save(
         "licence": licence,
         "versions": json.dumps(_versions()),
     }
+    horizon = (recipe or {}).get("horizon", contents.get("horizon"))
+    if horizon is not None:
+        header["horizon"] = json.dumps(horizon)
     path = Path(path)
     _weights.check(contents["arrays"], header, "What is to be saved")
     check_writable(path.absolute().parent)
-    if family is not None and recipe is not None and not isinstance(optimizer, Rescaled):
-        header["scale"] = json.dumps(scale.measure(optimizer, family, horizon=recipe["horizon"]))
+    if family is not None and horizon is not None:
+        if not isinstance(optimizer, Rescaled):
+            header["scale"] = json.dumps(scale.measure(optimizer, family, horizon=horizon))
+        header["beyond"] = json.dumps(horizons.measure(optimizer, family, horizon=horizon))
     write_whole(path, safetensors.numpy.save(contents["arrays"], metadata=header))
 
 
 def as_dict(optimizer: AbstractLearnedOptimizer) -> dict[str, Any]:
     """What a weights file holds, in plain containers: "architecture", "arguments" and "arrays" by their path.
 
-    `l2o.torch.LearnedOptimizer` takes it in the place of a name, so weights go from one framework to the other in memory.
+    `l2o.torch.LearnedOptimizer` takes it in the place of a name, so weights go from one framework to the other in memory. Of an
+    optimizer with a horizon (`l2o.beyond`), they are those of the rule itself, and "horizon" says for how many steps it is.
 
     **Raises:** as `save`.
     """
+    horizon, optimizer = horizon_of(optimizer), bare(optimizer)
     arrays = jax.tree_util.tree_leaves_with_path(eqx.filter(optimizer, eqx.is_inexact_array))
     return {
         **_structure(optimizer),
         "arrays": {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in arrays},
+        **({} if horizon is None else {"horizon": horizon}),
     }
 
 
@@ -104,6 +116,7 @@ def load(
     like: AbstractLearnedOptimizer | None = None,
     horizon: int | None = None,
     gradients: PyTree | None = None,
+    beyond: str | None = "hold",
 ) -> AbstractLearnedOptimizer:
     """A shipped optimizer by its name, or one written by `save`: a file, a folder with one, or "user/repo" on the Hub.
 
@@ -113,8 +126,13 @@ def load(
     **Arguments:**
 
     - `like`: refuse weights that are not of this optimizer's architecture and sizes.
-    - `horizon`: for how many steps you mean to use it; warns (`UserWarning`) where it was meta-trained for far fewer.
+    - `horizon`: for how many steps you mean to use it; warns (`UserWarning`) at once where it was meta-trained for fewer.
     - `gradients`: those of your loss at your start; warns where they are far larger or smaller than in its training.
+    - `beyond`: what happens after the steps that it was meta-trained for, of which it knows nothing. "hold", the default, holds
+        the params where they are then, so that no run ever gets worse. To go on training, "fallback" hands over to Adam, with
+        steps as large as the rule's last ones and then smaller, and "anneal" lets the rule's own steps fall to zero
+        (`l2o.Beyond`). A run that passes the horizon warns once (`UserWarning`). None: the rule as it is, without a warning,
+        to meta-train it on or to look at it; it may ruin a long run.
 
     A `l2o.Partitioned` optimizer tells the leaves of your params apart by their top-level keys, or else by your function:
     `l2o.Partitioned(l2o.load(name).parts, label)`.
@@ -126,10 +144,13 @@ def load(
     path = _weights.resolve(name_or_path)
     leaves, header = _weights.read(path)
     told = _contents.decoded(header, path)
-    _warn_if_far(name_or_path, told, horizon, gradients)
+    if beyond is not None:
+        check_how(beyond)
+    _warn_if_far(name_or_path, told, horizon, gradients, beyond)
     saved, arguments = told["architecture"], told["arguments"]
     optimizer = eqx.filter_eval_shape(lambda: _build(saved, arguments))
     if like is not None:
+        like = bare(like)
         wanted = _architecture(like)
         if wanted != saved:
             raise ValueError(f"Weights at {path} are for {saved!r}, not {wanted!r}.")
@@ -158,7 +179,11 @@ def load(
                 f"Weights at {path} are for {saved!r} with arguments {arguments}, not for the optimizer asked for "
                 f"({name}: {found!r} vs {asked!r})."
             )
-    return filled
+    trained = _contents.horizon(told)
+    if beyond is None or trained is None:
+        return filled
+    # Who says for how many steps the optimizer is used has been told already.
+    return _beyond.beyond(filled, trained, beyond, name=str(name_or_path) if horizon is None else None)
 
 
 def check(name_or_path: str | Path, *, horizon: int | None = None, gradients: PyTree | None = None) -> None:
@@ -169,13 +194,13 @@ def check(name_or_path: str | Path, *, horizon: int | None = None, gradients: Py
 
     **Arguments:**
 
-    - `horizon`: the steps you mean to run: more than 5 times those of its training are far.
+    - `horizon`: the steps you mean to run: more than those of its training are far.
     - `gradients`: any pytree: a root mean square 100 times larger or smaller than at the start of its training runs is far.
         Weights saved without a `family` do not know theirs.
 
     **Raises:** as `load`; `ValueError` for gradients without values, inside `jit`.
     """
-    _warn_if_far(name_or_path, header(name_or_path), horizon, gradients)
+    _warn_if_far(name_or_path, header(name_or_path), horizon, gradients, "hold")
 
 
 def header(name_or_path: str | Path) -> dict[str, Any]:
@@ -187,20 +212,10 @@ def header(name_or_path: str | Path) -> dict[str, Any]:
     return _contents.decoded(_weights.read(path)[1], path)
 
 
-# Beyond this many times its horizon a rule is outside all that it was trained and, on its card, measured on.
-_FAR = 5
-
-
-def _warn_if_far(name_or_path, told, horizon, gradients):
-    trained = told["recipe"].get("horizon")
-    if horizon is not None and isinstance(trained, int) and horizon > _FAR * trained:
-        warnings.warn(
-            f"{name_or_path} was meta-trained on runs of {trained} steps, and is to be used for {horizon}: expect it to stall "
-            f"or worse. `l2o.Guarded` hands over to another optimizer when it does; `l2o pretrained {name_or_path}` says what "
-            "was measured.",
-            UserWarning,
-            stacklevel=3,
-        )
+def _warn_if_far(name_or_path, told, horizon, gradients, beyond):
+    trained = _contents.horizon(told)
+    if horizon is not None and trained is not None and horizon > trained:
+        warnings.warn(passed(str(name_or_path), trained, beyond), UserWarning, stacklevel=3)
     if gradients is not None:
         try:
             found = float(scale.rms(jax.tree.map(jnp.asarray, gradients)))

@@ -19,8 +19,8 @@ class Beyond(AbstractFlat):
         most = int(2 / torch.finfo(rule.dtype).eps)  # up to where whole numbers can be told apart
         if 2 * horizon >= most:
             raise ValueError(
-                f"Steps are counted in the rule's own {rule.dtype}, which can count to {most}, and the horizon is {horizon}. Load "
-                "the weights in single precision, or pass beyond=None."
+                f"Steps are counted in the rule's own {rule.dtype}, which can count to {most}, and the horizon is {horizon}. "
+                "Load the weights in single precision, or pass beyond=None."
             )
         self.rule = rule
         self.horizon = horizon

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from l2o._horizon import check_how, passed
@@ -37,6 +38,12 @@ class _AbstractBeyond(AbstractFlat):
         if isinstance(self.horizon, bool) or not isinstance(self.horizon, int) or self.horizon < 1:
             raise ValueError(f"`horizon` must be a whole number of steps, at least 1, got {self.horizon!r}.")
         check_how(self.how)
+
+    def __getattr__(self, name):
+        # The rule's own constants, such as `num_units`, are read through the wrapper.
+        if name.startswith("__") or name == "optimizer":
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
 
     def init_coordinates(self, num) -> BeyondState:
         averages = tuple(jnp.zeros(num) for _ in range(3)) if self.how == "fallback" else ()
@@ -109,7 +116,8 @@ def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold",
 
     The parts of an `l2o.Partitioned` are wrapped each for itself. What is wrapped already is wrapped anew, not twice.
 
-    **Arguments:** `name`: a run that passes the horizon warns once (`UserWarning`) and calls the optimizer so. Default: no warning.
+    **Arguments:** `name`: a run that passes the horizon warns once (`UserWarning`), and calls the optimizer so. Default: it does
+    not warn.
 
     **Raises:** `ValueError` for another `how`, a `horizon` that is no positive whole number, and for a rule that is neither an
     `l2o.AbstractFlat` nor a `Partitioned` of such.
@@ -165,7 +173,7 @@ def _tell(steps, horizon, name, how):
     """Warns at the first step beyond, inside `jit` too."""
     if not steps.size:
         return
-    if not isinstance(steps, jax.core.Tracer):
+    if not isinstance(steps, Tracer):
         if float(steps[0]) == horizon:
             warnings.warn(passed(name, horizon, how), UserWarning, stacklevel=4)
         return
