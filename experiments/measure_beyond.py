@@ -123,16 +123,17 @@ def publish(name):
     arrays, header = _weights.read(path)
     header |= {"horizon": json.dumps(horizon), "beyond": json.dumps(horizons.summarised(found(own, "jax", None)))}
     write_whole(path, safetensors.numpy.save(arrays, metadata=header))
+    far = 10 * horizon
     worst = np.nanmax([np.nanmax(found(p, framework, "hold")) for p in problems for framework in ("jax", "torch")])
     lines = [
         TITLE,
         "",
-        f"It was meta-trained on runs of {horizon} steps. `l2o.load` and `l2o.torch.LearnedOptimizer` hold the params after that, and "
-        f"warn: over ten times as many steps no run below ended worse than {worst:.3g} times its loss at step {horizon}, in JAX or in "
-        'PyTorch. To go on training, pass `beyond="fallback"`. The loss after so many steps, over that at step '
-        f"{horizon} (geometric mean of the runs, and the worst of them; experiments/measure_beyond.py):",
+        f"It was meta-trained on runs of {horizon} steps. `l2o.load` and `l2o.torch.LearnedOptimizer` hold the params after that, "
+        f"and warn: over ten times as many steps no run below ended worse than {worst:.3g} times its loss at step {horizon}, in JAX "
+        'or in PyTorch. To go on training, pass `beyond="fallback"`. The table has the loss after so many steps over that at step '
+        f"{horizon}: the geometric mean of the runs, and the worst of them (`experiments/measure_beyond.py`).",
         "",
-        f'| problem (runs) | bare rule, {2 * horizon:,} | bare rule, {10 * horizon:,} | "fallback", {10 * horizon:,} | "hold", {10 * horizon:,} |',
+        f'| problem (runs) | rule, {2 * horizon:,} | rule, {far:,} | "fallback", {far:,} | "hold", {far:,} |',
         "|---|---|---|---|---|",
     ]
     for problem in problems:
