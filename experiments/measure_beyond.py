@@ -128,10 +128,10 @@ def publish(name):
     lines = [
         TITLE,
         "",
-        f"It was meta-trained on runs of {horizon} steps. `l2o.load` and `l2o.torch.LearnedOptimizer` hold the params after that, "
-        f"and warn: over ten times as many steps no run below ended worse than {worst:.3g} times its loss at step {horizon}, in JAX "
-        'or in PyTorch. To go on training, pass `beyond="fallback"`. The table has the loss after so many steps over that at step '
-        f"{horizon}: the geometric mean of the runs, and the worst of them (`experiments/measure_beyond.py`).",
+        f"It was meta-trained on runs of {horizon} steps. After them `l2o.load` and `l2o.torch.LearnedOptimizer` hold the "
+        f"params, and warn. Of the runs below, {far:,} steps each, none so held ended worse than {worst:.3g} times its loss "
+        f'at step {horizon}, in JAX or in PyTorch. To go on training, pass `beyond="fallback"`. The table has losses over that '
+        f"at step {horizon}: the geometric mean of the runs, and the worst of them (`experiments/measure_beyond.py`).",
         "",
         f'| problem (runs) | rule, {2 * horizon:,} | rule, {far:,} | "fallback", {far:,} | "hold", {far:,} |',
         "|---|---|---|---|---|",
