@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from l2o._door import is_file_stem
 from l2o.data._formats import _errors_name
 from l2o.data._load import _cache_folder, _user_folders
 
@@ -21,8 +22,12 @@ class Pictures(NamedTuple):
 def load_pictures(name: str) -> Pictures:
     """The pictures of `NAME.npz`: uint8 arrays `x_train`, `x_val`, `x_test` of shape [n, h, w, 3], one or more of them.
 
-    **Raises:** `FileNotFoundError` saying where it looked; `ValueError` if the file does not hold that.
+    **Raises:** `FileNotFoundError` saying where it looked; `ValueError` if the file does not hold that, or `name` is a path.
     """
+    if not is_file_stem(name):
+        raise ValueError(
+            f"Pictures are named by a file of theirs in $L2O_DATA, and {name!r} is a path. Pass NAME of NAME.npz."
+        )
     path = _find(
         f"{name}.npz",
         "It holds colour pictures of one size, uint8 [n, h, w, 3], as x_train, x_val, x_test (one or more of them). Any "

@@ -26,7 +26,9 @@ _HERE = "This set of weights"  # in messages; a file was named when it was read
 def _check(weights):
     missing = {"architecture", "arguments", "arrays"} - weights.keys()
     if missing:
-        raise ValueError(f"{_HERE} has no {min(missing)!r}: pass what `load_weights` or `l2o.pretrained.as_dict` return.")
+        raise ValueError(
+            f"{_HERE} has no {min(missing)!r}: pass what `load_weights` or `l2o.pretrained.as_dict` return."
+        )
     if weights["architecture"] not in _contents.WRAPPERS:
         _twin(weights["architecture"])  # first, as the advice is another
     shapes = {name: tuple(array.shape) for name, array in weights["arrays"].items()}
