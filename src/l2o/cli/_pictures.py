@@ -99,8 +99,8 @@ def _of_8_bits(file, longest):
         most = 1 if mode == "F" else 65535
         if not (low >= 0 and high <= most):
             raise ValueError(
-                f"its grey values go from {low:g} to {high:g}, and must be from 0 to {most}, or which is black and which is white "
-                "is not known"
+                f"its grey values go from {low:g} to {high:g}, and must be from 0 to {most}, or what is black and what is "
+                "white is not known"
             )
     numbers = np.asarray(_reduced(file, longest) if mode in ("I", "F") else file)
     if not np.isfinite(numbers).all():

@@ -42,6 +42,9 @@ def run(
     """Reads the pictures, optimizes, writes the PNG."""
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}.")
+    for option, value in (("--size", size), ("--style-size", style_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} must be at least 1, got {value}.")
     output = output or Path(f"{content.stem}-{style.stem}.png")
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output is written as PNG: give it a name that ends in .png, got {output}.")

@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 
 from l2o import _contents, _plugins, _weights, scale
 from l2o._contents import PARTITIONED, RESCALED
+from l2o._door import HINT
 from l2o._files import check_writable, write_whole
 from l2o._optimizer import AbstractLearnedOptimizer
 from l2o._task import TaskFamily
@@ -77,7 +78,11 @@ def save(
         "versions": json.dumps(_versions()),
     }
     path = Path(path)
-    _weights.check(contents["arrays"], header, "What is to be saved")
+    try:
+        _weights.check(contents["arrays"], header, "What is to be saved")
+    except ValueError as error:
+        why = str(error).removesuffix(HINT).rstrip()
+        raise ValueError(f"{why} Such a file could not be loaded again, so none is written.") from error
     check_writable(path.absolute().parent)
     if family is not None and recipe is not None and not isinstance(optimizer, Rescaled):
         header["scale"] = json.dumps(scale.measure(optimizer, family, horizon=recipe["horizon"]))
