@@ -1,7 +1,7 @@
 """Damaged and hostile files through every reader: `python fuzzing.py weights|pictures NUM FOLDER`, in a process of its own.
 
-Run by `test_fuzz_weights.py`. Whatever a file holds, a reader takes it or raises a `ValueError` of one line that names it; nothing
-is run, imported, written or fetched, and neither time nor memory runs away.
+Run by `test_fuzz_weights.py`. A reader takes a file, or raises a `ValueError` of one line that names it, whatever it holds;
+nothing is run, imported, written or fetched, and neither time nor memory runs away.
 """
 
 import io

@@ -192,7 +192,7 @@ BROKEN = {
     "units": ({"arguments": {**ARGUMENTS, "num_units": 4}}, r"\(leaf \.cells\[0\]\.weight: \(12, 5\) vs \(16, 6\)\)"),
     "huge scale": ({"arguments": {**ARGUMENTS, "output_scale": 1e308}}, r"output_scale`: Expected `float` .*, got 1e\+308"),
     "no scale": ({"arguments": {**ARGUMENTS, "output_scale": 0}}, "output_scale`: Expected `float` > 0.0"),
-    "NaN": ({"arguments": '{"num_layers": 1, "num_units": 3, "output_scale": NaN}'}, r"`arguments` is not the JSON .*\(NaN is no"),
+    "NaN": ({"arguments": '{"num_layers": 1, "num_units": 3, "output_scale": NaN}'}, r"`arguments` is not the JSON .*NaN is no"),
     "infinite": ({"arguments": '{"num_layers": 1, "num_units": 3, "output_scale": 1e999}'}, "1e999 is not finite"),
     "preprocessing": ({"arguments": {**ARGUMENTS, "preprocessing": 1e4}}, "preprocessing`: Expected `float` <= 80.0"),
     "num_global": ({"arguments": {**ARGUMENTS, "num_global": 4}}, "must be from 0 to `num_units`, got num_global=4"),

@@ -50,6 +50,9 @@ def load_style(name: str, size: int) -> UInt8[np.ndarray, "height width 3"]:
     with _errors_name(path), np.load(path, allow_pickle=False) as arrays:
         known = sorted(arrays)
         picture = arrays.get(f"{name}_{size}")
+        if picture is not None and (picture.dtype != np.uint8 or picture.shape != (size, size, 3)):
+            found = f"{picture.dtype} {list(picture.shape)}"
+            raise ValueError(f"expected {name}_{size} to be uint8 {[size, size, 3]}, found {found}")
     if picture is None:
         raise ValueError(f"No style named {name!r} at {size} pixels in {path}. There are: {', '.join(known)}.")
     return picture
