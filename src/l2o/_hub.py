@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
-_REPOSITORY = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+from l2o._door import one_line
+
+# Parts of a revision, too, begin like names: it becomes a path in the Hub's cache.
+_NAME = r"\w[\w.-]*"
+_REPOSITORY = re.compile(rf"(?P<id>{_NAME}/{_NAME})(@(?P<revision>{_NAME}(/{_NAME})*))?", re.ASCII)
 
 
 def in_folder(folder: Path) -> Path:
@@ -13,7 +17,7 @@ def in_folder(folder: Path) -> Path:
     """
     found = sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
-        listed = ", ".join(path.name for path in found) or "none"
+        listed = ", ".join(one_line(path.name) for path in found) or "none"
         raise ValueError(
             f"There must be one weights file (*.safetensors) in {folder}, found: {listed}. Pass a file's path."
         )
@@ -22,7 +26,7 @@ def in_folder(folder: Path) -> Path:
 
 def is_repository(name: str) -> bool:
     """Whether `name` could be a repository, "user/repo" or "user/repo@revision", rather than a path."""
-    return _REPOSITORY.fullmatch(name) is not None and not name.endswith(".safetensors") and name[0] != "."
+    return _REPOSITORY.fullmatch(name) is not None and not name.endswith(".safetensors") and ".." not in name
 
 
 def download(name: str) -> Path:
@@ -46,6 +50,6 @@ def download(name: str) -> Path:
     except Exception as error:  # the Hub's errors, and those of whatever HTTP client it uses
         raise ValueError(
             f"There is no file or folder {name!r} here, and it could not be fetched from the Hugging Face Hub "
-            f"({type(error).__name__}: {error})."
+            f"({type(error).__name__}: {one_line(error)})."
         ) from error
     return in_folder(Path(folder))

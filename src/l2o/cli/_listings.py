@@ -3,10 +3,12 @@
 import inspect
 
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.table import Table
 
 import l2o
 from l2o import _plugins
+from l2o._door import one_line, printable
 from l2o.cli._common import console
 
 
@@ -45,15 +47,27 @@ def optimizers() -> None:
 def pretrained(name: str | None) -> None:
     """Shows a card, or lists the shipped optimizers."""
     if name is not None:
-        console.print(Markdown(l2o.pretrained.describe(name)))
+        console.print(_Shown(Markdown(l2o.pretrained.describe(name), hyperlinks=False)))
         return
     grid = Table(
         "name", "architecture", "meta-trained on", "licence", title="Pretrained optimizers", title_justify="left"
     )
     for each in l2o.pretrained.names():
         header = l2o.pretrained.header(each)
-        grid.add_row(each, header["architecture"], str(header["recipe"].get("task", "")), header["licence"])
+        told = [header["architecture"], header["recipe"].get("task", ""), header["licence"]]
+        grid.add_row(each, *(escape(one_line(text)) for text in told))
     console.print(grid)
+
+
+class _Shown:
+    """Of what Rich makes of a card only what is printable: Markdown can spell out any character, as &#8238;."""
+
+    def __init__(self, card: Markdown):
+        self.card = card
+
+    def __rich_console__(self, console, options):
+        for segment in console.render(self.card, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 def _first_line(module):

@@ -8,12 +8,13 @@ import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import l2o
 from l2o import comparison
 from l2o._files import check_writable, write_whole
+from l2o.cli import _pictures as pictures
 from l2o.cli._common import console
 from l2o.tasks import style as neural_art
 
@@ -41,6 +42,9 @@ def run(
     """Reads the pictures, optimizes, writes the PNG."""
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}.")
+    for option, value in (("--size", size), ("--style-size", style_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} must be at least 1, got {value}.")
     output = output or Path(f"{content.stem}-{style.stem}.png")
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output is written as PNG: give it a name that ends in .png, got {output}.")
@@ -48,8 +52,9 @@ def run(
         raise ValueError(f"--output would replace a picture that is read: {output}. Give it another name.")
     rule = _optimizer(optimizer, rate, steps)
     least = neural_art.least_size(features)
-    photo, painting = _read(content), _read(style)
+    photo = pictures.read(content, size or LARGEST)
     longest = size or min(LARGEST, max(photo.size))
+    painting = pictures.read(style, style_size or longest)
     arrays = [
         _resized("--content", content, photo, longest, least, "--size"),
         _resized("--style", style, painting, style_size or longest, least, "--style-size"),
@@ -125,23 +130,6 @@ def _step(task, rule, state, key):
 @eqx.filter_jit
 def _metrics(task, params):
     return task.metrics(params, None)
-
-
-def _read(path: Path) -> Image.Image:
-    """An RGB picture, upright, transparent parts white."""
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGBA")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"There is no picture {path}.") from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # what Pillow raises for broken files
-        raise ValueError(f"{path} is not a picture that can be read: {error}.") from error
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def _resized(

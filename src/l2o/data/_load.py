@@ -5,6 +5,7 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
+from l2o._door import is_file_stem
 from l2o.data._formats import DataSet, Text, read_npz, read_text, write_npz
 from l2o.data._sources import SOURCES, Source
 
@@ -67,7 +68,7 @@ def load_text(name: str) -> Text:
     if name in names("text") and (packaged := SOURCES[name].packaged):
         with resources.as_file(resources.files("l2o.data") / packaged) as path:
             return read_text(path)
-    looked = [folder / f"{name}.txt" for folder in _user_folders()]
+    looked = [folder / f"{name}.txt" for folder in _user_folders() if is_file_stem(name)]
     for path in looked:
         if path.is_file():
             return read_text(path)

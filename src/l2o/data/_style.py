@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from l2o._door import is_file_stem
 from l2o.data._formats import _errors_name
 from l2o.data._load import _cache_folder, _user_folders
 
@@ -21,8 +22,12 @@ class Pictures(NamedTuple):
 def load_pictures(name: str) -> Pictures:
     """The pictures of `NAME.npz`: uint8 arrays `x_train`, `x_val`, `x_test` of shape [n, h, w, 3], one or more of them.
 
-    **Raises:** `FileNotFoundError` saying where it looked; `ValueError` if the file does not hold that.
+    **Raises:** `FileNotFoundError` saying where it looked; `ValueError` if the file does not hold that, or `name` is a path.
     """
+    if not is_file_stem(name):
+        raise ValueError(
+            f"Pictures are named by a file of theirs in $L2O_DATA, and {name!r} is a path. Pass NAME of NAME.npz."
+        )
     path = _find(
         f"{name}.npz",
         "It holds colour pictures of one size, uint8 [n, h, w, 3], as x_train, x_val, x_test (one or more of them). Any "
@@ -45,6 +50,9 @@ def load_style(name: str, size: int) -> UInt8[np.ndarray, "height width 3"]:
     with _errors_name(path), np.load(path, allow_pickle=False) as arrays:
         known = sorted(arrays)
         picture = arrays.get(f"{name}_{size}")
+        if picture is not None and (picture.dtype != np.uint8 or picture.shape != (size, size, 3)):
+            found = f"{picture.dtype} {list(picture.shape)}"
+            raise ValueError(f"expected {name}_{size} to be uint8 {[size, size, 3]}, found {found}")
     if picture is None:
         raise ValueError(f"No style named {name!r} at {size} pixels in {path}. There are: {', '.join(known)}.")
     return picture

@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 from l2o import _beyond, _contents, _plugins, _weights, horizons, scale
 from l2o._beyond import bare, horizon_of
 from l2o._contents import PARTITIONED, RESCALED
+from l2o._door import HINT
 from l2o._files import check_writable, write_whole
 from l2o._horizon import check_how, passed
 from l2o._optimizer import AbstractLearnedOptimizer
@@ -84,7 +85,11 @@ def save(
     if horizon is not None:
         header["horizon"] = json.dumps(horizon)
     path = Path(path)
-    _weights.check(contents["arrays"], header, "What is to be saved")
+    try:
+        _weights.check(contents["arrays"], header, "What is to be saved")
+    except ValueError as error:
+        why = str(error).removesuffix(HINT).rstrip()
+        raise ValueError(f"{why} Such a file could not be loaded again, so none is written.") from error
     check_writable(path.absolute().parent)
     if family is not None and horizon is not None:
         if not isinstance(optimizer, Rescaled):
