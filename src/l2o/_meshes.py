@@ -16,19 +16,22 @@ from jaxtyping import PyTree
 def mesh_of(leaves: Sequence[Any]) -> Any | None:
     """The mesh that some of the leaves are divided on along explicit axes; `None` if there is none.
 
+    With its devices where the leaves are arrays, without (an `AbstractMesh`) where they are being traced.
+
     **Raises:** `ValueError` if there are several.
     """
-    meshes = []
+    meshes, found = [], None
     for leaf in leaves:
         sharding = _sharding(leaf)
         if sharding is not None and _axes(sharding.spec) & set(sharding.mesh.explicit_axes):
             meshes.append(sharding.mesh)
+            found = sharding.mesh if isinstance(leaf, jax.core.Tracer) else leaf.sharding.mesh
     if any(mesh != meshes[0] for mesh in meshes):
         raise ValueError(
             f"The params are divided on different meshes: {', '.join(str(m) for m in dict.fromkeys(meshes))}. A learned "
             "optimizer takes those of one; use `l2o.Partitioned` or `optax.partition` for those of several."
         )
-    return meshes[0] if meshes else None
+    return found
 
 
 def spec_of(leaf: Any) -> PartitionSpec:
