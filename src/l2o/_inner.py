@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from l2o._beyond import silenced
+from l2o._coordinates import flatten, positions
 from l2o._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer, Optimizer, with_extra_args
 from l2o._task import AbstractTask, TaskFamily, task_key
 from l2o.partitioned import Partitioned, deal
@@ -159,6 +159,7 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False):
     def step(state, _):
         step_key = jax.random.fold_in(key, state.step)
         loss, gradient, loss_gradient = evaluate(state.params, task, step_key, split)
+        gradient = _conjugate(gradient)  # of complex params, as optax's rules and ours take it
         extra: dict[str, Any] = {}
         if getattr(optimizer, "uses_value", True):
             extra = {"value": loss, "grad": gradient, "value_fn": lambda params: task.loss(params, step_key)}
@@ -166,10 +167,15 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False):
         params = optax.apply_updates(state.params, updates)
         if eval_params is not None:  # the loss is reported where the rule says its answer is
             loss = task.loss(eval_params(state.opt_state, state.params), loss_key(key, state.step, split), split=split)
-        recorded = (loss, ravel_pytree(gradient)[0], ravel_pytree(loss_gradient)[0])
+        recorded = (loss, flatten(gradient)[0], flatten(_conjugate(loss_gradient))[0])
         return InnerState(params, opt_state, state.step + 1), recorded
 
     return jax.lax.scan(step, state, length=length)
+
+
+def _conjugate(tree):
+    """What JAX has for the derivative by a complex number is the conjugate of the vector of its parts' derivatives."""
+    return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
 
 
 def _evaluate(params, task, key, split):
@@ -264,12 +270,9 @@ def _replay_backward(optimizer, run, weights, key, form):
         return _replay_group(optimizer, run, weights, key, form)
     # Parts act on their own leaves alone, so their meta-gradients are those of as many unrolls.
     labels = optimizer.labels(run.params)
-    leaves, treedef = jax.tree.flatten(run.params)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    positions = jax.tree.unflatten(treedef, [np.arange(e - x.size, e) for x, e in zip(leaves, ends, strict=True)])
     results = {}
     for i, (name, part) in enumerate(optimizer.parts.items()):
-        ours = np.concatenate(jax.tree.leaves(deal(labels, name, positions)))
+        ours = np.concatenate(jax.tree.leaves(deal(labels, name, positions(run.params))))
         results[name] = _replay_backward(
             part,
             _Run(
@@ -291,8 +294,8 @@ def _replay_backward(optimizer, run, weights, key, form):
 
 def _replay_group(optimizer, run, weights, key, form):
     """The same for one coordinatewise rule."""
-    params, unravel = ravel_pytree(run.params)
-    ct_final = None if run.ct_final is None else (ravel_pytree(run.ct_final[0])[0], run.ct_final[1])
+    params, unravel = flatten(run.params)
+    ct_final = None if run.ct_final is None else (flatten(_conjugate(run.ct_final[0]))[0], run.ct_final[1])
     # Coordinates are on the last axis of every leaf.
     everything = (params, run.opt_state, run.gradients, run.loss_gradients, ct_final)
     index, factor, count = _choose(everything, weights, run.wants_start, key, form)
@@ -328,7 +331,7 @@ def _replay_group(optimizer, run, weights, key, form):
 
     zeros = jax.tree.map(jnp.zeros_like, (arrays, (params, run.opt_state)))
     ct_arrays, (ct_params, ct_opt_state) = jax.lax.fori_loop(0, (count + size - 1) // size, one_block, zeros)
-    return ct_arrays, unravel(ct_params), ct_opt_state
+    return ct_arrays, _conjugate(unravel(ct_params)), ct_opt_state
 
 
 def _choose(everything, weights, wants_start, key, form):

@@ -5,9 +5,12 @@ from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PyTree
+
+from l2o import _coordinates, _meshes
 
 OptState: TypeAlias = PyTree
 
@@ -18,6 +21,9 @@ class AbstractLearnedOptimizer(eqx.Module):
     Array leaves are the meta-parameters $\varphi$; everything else is a static field. Because `init` and `update` are
     optax's, a learned optimizer goes wherever an `optax.GradientTransformation` goes: `optax.chain`, `optax.masked`, ....
     The updates returned are *added* to the params.
+
+    Complex params and gradients are as optax's rules take them. `jax.grad` of a real loss points to the steepest ascent only
+    after conjugation: `update(jax.tree.map(jnp.conj, gradients), state, params)`. `l2o.unroll` does that itself.
     """
 
     # True: `unroll` passes `value`, `grad` and `value_fn` to `update`, as it does to optax's.
@@ -54,6 +60,13 @@ class AbstractFlat(AbstractLearnedOptimizer):
 
     So the rule's network runs as a few large matrix products rather than many small ones. **Coordinates are the last axis**
     of what the state holds for each of them.
+
+    A complex number is two coordinates, its real and its imaginary part. Leaves of the params that are neither floating nor
+    complex have none; their gradients must be `None` or left out. Params that are divided among devices on explicit axes of a
+    mesh are taken as they are: updates are divided as the params, the state by its coordinates.
+
+    **Raises:** from `init`, `TypeError` if the params have a leaf that is no array; from `update`, `TypeError` for a gradient
+    that is neither floating nor complex, and `ValueError` if one is missing or the params are divided on several meshes.
     """
 
     @abc.abstractmethod
@@ -67,13 +80,49 @@ class AbstractFlat(AbstractLearnedOptimizer):
         """One step for `num` coordinates."""
 
     def init(self, params):
-        return self.init_coordinates(sum(leaf.size for leaf in jax.tree.leaves(params)))
+        _coordinates.check(params)
+        leaves = jax.tree.leaves(params)
+        mesh = _meshes.mesh_of(leaves)
+        state = self._init_leaves(leaves) if mesh is None else self._init_on(mesh, leaves)
+        return _distinct(state, self)
 
     def update(self, updates, state, params=None, **extra):
-        gradients, unravel = ravel_pytree(updates)
-        flat_params = None if params is None else ravel_pytree(params)[0]
-        flat, state = self.update_coordinates(gradients, state, flat_params)
-        return unravel(flat.astype(gradients.dtype)), state
+        gradients, params, rebuild = _coordinates.align(updates, params)
+        mesh = _meshes.mesh_of(gradients if params is None else params)
+        self._check_state(state, mesh)
+        if mesh is None:
+            found, state = self._update_leaves(gradients, state, params)
+        else:
+            if params is not None:
+                gradients = [_meshes.like(g, p, mesh) for g, p in zip(gradients, params, strict=True)]
+            found, state = self._update_on(mesh, gradients, state, params)
+        return rebuild(found), state
+
+    def _init_leaves(self, leaves):
+        return self.init_coordinates(_coordinates.num_coordinates(leaves))
+
+    def _update_leaves(self, gradients, state, params):
+        flat_params = None if params is None else _coordinates.join(params)
+        flat, state = self.update_coordinates(_coordinates.join(gradients), state, flat_params)
+        return _coordinates.split(flat, gradients), state
+
+    def _init_on(self, mesh, leaves):
+        arrays, static = eqx.partition(self, eqx.is_array)
+        specs = self._state_specs(mesh, leaves)
+        return _meshes.by_xla(lambda arrays: eqx.combine(arrays, static)._init_leaves(leaves), mesh, specs)(arrays)
+
+    def _update_on(self, mesh, gradients, state, params):
+        arrays, static = eqx.partition(self, eqx.is_array)
+        specs = [_meshes.spec_of(g) for g in gradients], self._state_specs(mesh, gradients)
+        update = _meshes.by_xla(lambda arrays, *rest: eqx.combine(arrays, static)._update_leaves(*rest), mesh, specs)
+        return update(arrays, gradients, state, params)
+
+    def _state_specs(self, mesh, leaves):
+        num = _coordinates.num_coordinates(leaves)
+        return _meshes.state_specs(jax.eval_shape(lambda: self.init_coordinates(num)), mesh, num)
+
+    def _check_state(self, state, mesh):
+        """Whether a state can be of params divided on this mesh, or on none."""
 
 
 class AbstractCoordinatewise(AbstractFlat):
@@ -81,6 +130,9 @@ class AbstractCoordinatewise(AbstractFlat):
 
     Every leaf of the state has shape [..., num]: that is what lets the meta-gradient be computed for blocks or samples of
     coordinates (`l2o.Blocks`, `l2o.Sampled`). A rule whose coordinates see each other is an `AbstractFlat`.
+
+    On explicit axes of a mesh every device acts on its own shards, and nothing is sent between them. The state's last axis is
+    then the devices' coordinates one device after the other: it belongs to params that are divided in this way.
     """
 
     def run_coordinates(
@@ -101,6 +153,55 @@ class AbstractCoordinatewise(AbstractFlat):
 
         (_, state), updates = jax.lax.scan(step, (params, state), gradients)
         return updates, state
+
+    def _update_leaves(self, gradients, state, params):
+        num = _coordinates.num_coordinates(gradients)
+        wrong = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape[-1] != num]
+        if wrong:
+            raise ValueError(
+                f"The gradients have {num} coordinates, but the state is of others (a leaf of it has shape {wrong[0]}). Start "
+                "with `init` of these very params, divided among devices as they are now."
+            )
+        return super()._update_leaves(gradients, state, params)
+
+    def _init_on(self, mesh, leaves):
+        arrays, static = eqx.partition(self, eqx.is_array)
+        shards = [jax.ShapeDtypeStruct(_meshes.shard_shape(x, mesh), jax.typeof(x).dtype) for x in leaves]
+        specs = _meshes.shard_specs(jax.eval_shape(lambda: self._init_leaves(shards)), mesh)
+        init = _meshes.per_shard(
+            lambda arrays: eqx.combine(arrays, static)._init_leaves(shards), mesh, (PartitionSpec(),), specs
+        )
+        return init(arrays)
+
+    def _update_on(self, mesh, gradients, state, params):
+        arrays, static = eqx.partition(self, eqx.is_array)
+        leaf_specs, state_specs = [_meshes.spec_of(g) for g in gradients], _meshes.shard_specs(state, mesh)
+        in_specs = (PartitionSpec(), leaf_specs, state_specs, None if params is None else leaf_specs)
+        update = _meshes.per_shard(
+            lambda arrays, *rest: eqx.combine(arrays, static)._update_leaves(*rest),
+            mesh,
+            in_specs,
+            (leaf_specs, state_specs),
+        )
+        return update(arrays, gradients, state, params)
+
+    def _check_state(self, state, mesh):
+        if not _meshes.is_per_shard(state, mesh):
+            raise ValueError(
+                "The state is of params that were divided among devices in another way: its coordinates are in another order. "
+                "Start with `init` of the params as they are divided now (a state read from a file: `jax.device_put` it with "
+                "the shardings that `init`'s has)."
+            )
+
+
+def _distinct(state, rule):
+    """The state with a buffer of its own for every leaf, so that it can be donated."""
+    seen = {id(leaf) for leaf in jax.tree.leaves(rule)}
+    leaves, treedef = jax.tree.flatten(state)
+    for i, leaf in enumerate(leaves):
+        leaves[i] = jnp.copy(leaf) if id(leaf) in seen else leaf
+        seen.add(id(leaf))
+    return jax.tree.unflatten(treedef, leaves)
 
 
 Optimizer: TypeAlias = AbstractLearnedOptimizer | optax.GradientTransformation

@@ -26,7 +26,7 @@ class AbstractTask(eqx.Module):
 
     @abc.abstractmethod
     def init(self, key: PRNGKeyArray) -> Params:
-        r"""Draws the starting point $\theta_0$: any pytree of floating arrays."""
+        r"""Draws the starting point $\theta_0$: any pytree of floating (or complex) arrays."""
 
     @abc.abstractmethod
     def loss(self, params: Params, key: PRNGKeyArray, *, split: str = "train") -> Float[Array, ""]:
@@ -79,8 +79,8 @@ def task_key(key: PRNGKeyArray) -> PRNGKeyArray:
 def check_family(family: TaskFamily, key: PRNGKeyArray, num_tasks: int = 8) -> None:
     """Draws a few tasks and evaluates them at their start, so that a mistake shows before any work is lost.
 
-    **Raises:** `TypeError` if the family does not return a task, or its params are not floating arrays; `ValueError`
-    if the loss is not a floating scalar, or not finite at the start.
+    **Raises:** `TypeError` if the family does not return a task, or its params are not floating (or complex) arrays;
+    `ValueError` if the loss is not a floating scalar, or not finite at the start.
     """
     task_key, init_key, loss_key = jax.random.split(key, 3)
     task = eqx.filter_eval_shape(family, task_key)
@@ -133,11 +133,13 @@ def _check_params(params: Any) -> None:
     wrong = [
         f"{jax.tree_util.keystr(path)}: {getattr(leaf, 'dtype', type(leaf).__name__)}"
         for path, leaf in leaves
-        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating))
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact))
     ]
     if not leaves or wrong:
         found = ", ".join(wrong) if wrong else "no leaves at all"
-        raise TypeError(f"A task's params must be floating arrays to be optimized, but `init` returned {found}.")
+        raise TypeError(
+            f"A task's params must be floating arrays to be optimized, but `init` returned {found}."
+        )
 
 
 def _name(obj: Any) -> str:

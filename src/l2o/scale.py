@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
+from l2o._coordinates import num_coordinates
 from l2o._inner import begin, loss_key, unroll
 from l2o._optimizer import AbstractLearnedOptimizer
 from l2o._task import TaskFamily
@@ -21,8 +22,8 @@ QUANTILES = (0.01, 0.5, 0.99)
 
 
 def rms(gradients: PyTree) -> Float[Array, ""]:
-    """Root mean square of all coordinates of a gradient."""
-    return optax.tree.norm(gradients) / np.sqrt(sum(leaf.size for leaf in jax.tree.leaves(gradients)))
+    """Root mean square of all coordinates of a gradient, of complex numbers the real and imaginary parts."""
+    return optax.tree.norm(gradients) / np.sqrt(num_coordinates(gradients))
 
 
 def measure(

@@ -77,8 +77,8 @@ class _AbstractLSTM(AbstractFlat):
         """What a layer hands on, to the next and to its own next step, of its activations."""
 
     def init_coordinates(self, num):
-        zeros = jnp.zeros((self.num_units, num), self.bias.dtype)
-        return [(zeros, zeros)] * self.num_layers
+        shape, dtype = (self.num_units, num), self.bias.dtype
+        return [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in self.cells]
 
     def _inputs(self, gradients):
         return gradients[..., None, :] if self.preprocessing is None else preprocess(gradients, self.preprocessing)

@@ -29,6 +29,7 @@ ours, each an argument of `NTMBFGS`:
 $O(kn)$, for $n$ too large for $n \times n$. Until the first pair is dropped it is the same rule.
 """
 
+import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -199,10 +200,12 @@ class NTMBFGS(AbstractFlat):
 
     def init_coordinates(self, num):
         dtype = self.bias.dtype
-        zeros, vector = jnp.zeros((self.num_units, num), dtype), jnp.zeros(num, dtype)
-        cells, reads = [(zeros, zeros)] * self.num_layers, jnp.zeros((self.num_read, num), dtype)
-        smallest, reach = jnp.full((), jnp.inf, dtype), jnp.zeros((), dtype)
-        return _State(cells, reads, self._fresh_memory(num), vector, vector, vector, smallest, reach)
+        zeros = functools.partial(jnp.zeros, dtype=dtype)
+        cells = [(zeros((self.num_units, num)), zeros((self.num_units, num))) for _ in self.cells]
+        params, gradient, best = zeros(num), zeros(num), zeros(num)
+        smallest, reach = jnp.full((), jnp.inf, dtype), zeros(())
+        reads, memory = zeros((self.num_read, num)), self._fresh_memory(num)
+        return _State(cells, reads, memory, params, gradient, best, smallest, reach)
 
     def _fresh_memory(self, num):
         dtype = self.bias.dtype
