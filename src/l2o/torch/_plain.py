@@ -50,14 +50,14 @@ def _is_plain(value) -> bool:
 
 
 def _plain(value):
-    """A number of NumPy's or JAX's is Python's, a path a string."""
+    """Numbers of NumPy's or JAX's become Python's, a path a string."""
     if isinstance(value, Mapping):
         return {str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, Path):
         return str(value)
-    return value.item() if hasattr(value, "item") else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _as_tensor(array) -> Tensor:

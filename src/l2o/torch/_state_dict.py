@@ -18,7 +18,9 @@ def check_groups(state_dict: Mapping[str, Any], groups: Sequence[dict[str, Any]]
     """**Raises:** `ValueError` if its groups are not those of an optimizer with these `groups`, or lack what is `needed`."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         found = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else type(state_dict).__name__
-        raise ValueError(f'A state_dict has "state" and "param_groups", got {found}. Pass what `state_dict()` returned.')
+        raise ValueError(
+            f'A state_dict has "state" and "param_groups", got {found}. Pass what `state_dict()` returned.'
+        )
     saved_groups = state_dict["param_groups"]
     if len(saved_groups) != len(groups):
         raise ValueError(
