@@ -16,7 +16,7 @@ def count(p: Tensor) -> int:
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """The coordinates of a parameter or its gradient, [count(tensor)], in the order of its entries wherever they lie in memory."""
+    """The coordinates of a parameter or its gradient, [count(tensor)], in the order of its entries, not of its memory."""
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1)
 
 

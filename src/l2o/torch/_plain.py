@@ -22,7 +22,7 @@ def plain_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
             f"Weights in memory have {', '.join(map(repr, _KEYS))}, but these lack {', '.join(map(repr, missing))}. Pass what "
             "`load_weights` or `l2o.pretrained.as_dict` return."
         )
-    if _is_plain(weights):
+    if isinstance(weights, dict) and _is_plain(weights):
         return weights
     arrays = {str(path): _as_tensor(array) for path, array in weights["arrays"].items()}
     return {**{str(key): _plain(value) for key, value in weights.items() if key != "arrays"}, "arrays": arrays}
