@@ -173,14 +173,11 @@ def test_a_closure_is_called_with_gradients_on_and_its_loss_returned():
     assert p.item() != 2.0
 
 
-def test_sparse_and_complex_gradients_are_refused():
+def test_sparse_gradients_are_refused():
     table = torch.nn.Embedding(4, 2, sparse=True)
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(RuntimeError, match=r"does not take sparse gradients, .* of shape \(4, 2\)\. Make it dense"):
         LearnedOptimizer(table.parameters(), "lstm-mnist").step()
-    p = parameter(1.0 + 1.0j, dtype=torch.complex64, gradient=[1.0j])
-    with pytest.raises(RuntimeError, match=r"does not take complex gradients, got torch\.complex64 .*view_as_complex"):
-        LearnedOptimizer([p], "lstm-mnist").step()
 
 
 def test_bad_arguments():

@@ -2,15 +2,18 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from l2o import _weights
-from l2o.torch import _build
+from l2o.torch import _build, _state_dict
+from l2o.torch._coordinates import add_, check_gradient, count, flat, named
+from l2o.torch._plain import plain_weights
 from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
 
 # On a CPU the coordinates are stepped in blocks of this many per thread, so that a block's gates and state stay in cache.
@@ -45,9 +48,10 @@ class Batch(NamedTuple):
 class LearnedOptimizer(torch.optim.Optimizer):
     r"""A learned update rule, $\theta \leftarrow (1 - \eta\lambda)\,\theta + \eta\,u$ with $[u, h] = m(\nabla, h; \varphi)$.
 
-    Every tensor of a group is stepped in one batch, its coordinates concatenated. The rule computes in the dtype of its
-    weights (single precision for those that ship), whatever that of the parameters: bfloat16 parameters are updated in
-    single precision and rounded once. Parameters without a gradient are left alone, their state too.
+    Every tensor of a group is stepped in one batch, its coordinates concatenated; a complex parameter has two real coordinates
+    for each entry, as in `torch.optim`. The rule computes in the dtype of its weights (single precision for those that ship),
+    whatever that of the parameters: bfloat16 parameters are updated in single precision and rounded once. Parameters without
+    a gradient are left alone, their state too.
 
     Rules with global averaging cells average over all coordinates that are stepped together: those of one *group* that have a
     gradient (and are on one device). Groups do not see each other, as they may have rules and rates of their own: in JAX
@@ -56,6 +60,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     ```python
     optimizer = l2o.torch.LearnedOptimizer(model.parameters(), "lstm-mnist")
     ```
+
+    A file is read once, here. From then on a group's "weights" are what it held, in plain containers and tensors (some 10 kB),
+    and so is every `state_dict`: it can be loaded where the file is not, or is another by now.
 
     **Arguments:**
 
@@ -66,8 +73,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     - `part`: of weights of a `l2o.Partitioned` optimizer, whose parts are for different kinds of parameters, the one to use:
         `LearnedOptimizer([{"params": convs, "part": "conv"}, {"params": rest, "part": "dense"}], path)`.
 
-    **Raises:** `ValueError` for negative rates, unknown or broken weights; `RuntimeError` from `step` for sparse or complex
-    gradients. The first step warns (`UserWarning`) if the gradient is far larger or smaller than at the rule's training.
+    **Raises:** `ValueError` for rates that are negative or not finite, for a parameter given twice, unknown or broken weights;
+    `RuntimeError` from `step` for gradients that it does not take (sparse ones), before any parameter is changed. The first
+    step warns (`UserWarning`) if the gradient is far larger or smaller than at the rule's training.
     """
 
     def __init__(
@@ -79,40 +87,74 @@ class LearnedOptimizer(torch.optim.Optimizer):
         part: str | None = None,
     ):
         self._reset()
-        super().__init__(params, {"weights": weights, "lr": lr, "weight_decay": weight_decay, "part": part})
+        super().__init__(
+            params,
+            {
+                "weights": _contents(weights),
+                "lr": _rate("lr", lr),
+                "weight_decay": _rate("weight_decay", weight_decay),
+                "part": part,
+            },
+        )
 
     def _reset(self):
         # Only conveniences: the rules are made from the groups' weights, the packed states hold what `self.state` shows.
-        self._rules: dict[tuple[int, torch.device], tuple[Any, AbstractFlat]] = {}
+        self._rules: dict[tuple[int, torch.device], tuple[Any, str | None, AbstractFlat]] = {}
         self._packed: dict[tuple[int, torch.device], tuple[Tensor, tuple[Tensor, ...]]] = {}
 
     def __setstate__(self, state):
         super().__setstate__(state)
         self._reset()
 
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for index, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {index}")
+            shown = {**group, "weights": _name(group["weights"])}
+            lines += [f"    {name}: {shown[name]}" for name in sorted(shown) if name != "params"]
+        return "\n".join([*lines, ")"])
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group; `weights`, `part`, `lr` and `weight_decay` default to the optimizer's."""
+        """Adds a group; `weights`, `part`, `lr` and `weight_decay` default to the optimizer's.
+
+        **Raises:** as the constructor; the optimizer is then unchanged.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"A group of parameters is a dict, got {type(param_group).__name__}.")
+        options = {**self.defaults, **param_group}
+        checked: dict[str, Any] = {name: _rate(name, options[name]) for name in ("lr", "weight_decay")}
+        checked["weights"] = _contents(options["weights"])
+        _build.build(checked["weights"], options["part"])
+        params = options["params"]
+        if not isinstance(params, Tensor | set):  # which torch takes, and refuses
+            checked["params"] = list(params)
+            tensors = [p[1] if isinstance(p, tuple) else p for p in checked["params"]]
+            first = {}
+            for position, p in enumerate(tensors):
+                if first.setdefault(id(p), position) != position:
+                    raise ValueError(
+                        f"Parameters {first[id(p)]} and {position} of group {len(self.param_groups)} are one tensor, which would "
+                        "be stepped twice. Pass it once."
+                    )
+        param_group.update(checked)
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        try:
-            for name in ("lr", "weight_decay"):
-                if not group[name] >= 0:
-                    raise ValueError(f"`{name}` must not be negative, got {group[name]}.")
-            if isinstance(group["weights"], Path):
-                group["weights"] = str(group["weights"])  # a state_dict holds plain types only
-            self._rule(len(self.param_groups) - 1, torch.device("cpu"))
-        except ValueError:
-            self.param_groups.pop()
-            raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates the parameters from their gradients; returns the closure's loss."""
+        """Updates the parameters from their gradients; returns the closure's loss.
+
+        **Raises:** `RuntimeError` for gradients that it does not take; `ValueError` if a rate is not finite, or a state does
+        not fit. No parameter has then been changed.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for batch in self._batches():
+        batches = list(self._batches())  # all are checked before the first is stepped
+        if not torch.compiler.is_compiling():
+            for batch in batches:
+                self._warn_of_scale(batch)  # which raises if warnings are errors
+        for batch in batches:
             self._step(batch)
         return loss
 
@@ -120,19 +162,33 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """The parameters that have gradients."""
         for index, group in enumerate(self.param_groups):
             by_device: dict[torch.device, list[Tensor]] = {}
-            for p in group["params"]:
+            for position, p in enumerate(group["params"]):
                 if p.grad is not None:
-                    _check(p)
+                    check_gradient(group, index, position)
+                    self._check_state(index, position)
                     by_device.setdefault(p.device, []).append(p)
+            if by_device and not torch.compiler.is_compiling():
+                _check_finite(group, index)
             for device, params in by_device.items():
                 yield Batch(group, self._rule(index, device), params, (index, device))
 
+    def _check_state(self, index, position) -> None:
+        group = self.param_groups[index]
+        p = group["params"][position]
+        state = self.state.get(p, {}).get("state")
+        if state is None:
+            return
+        expected = self._rule(index, p.device).num_rows, count(p)
+        if state.shape != expected:
+            raise ValueError(
+                f"The state of {named(group, index, position)} has shape {tuple(state.shape)}, and must have {expected}, a "
+                "column for each coordinate. The parameter's data or the group's weights were replaced: make a new optimizer."
+            )
+
     def _step(self, batch):
         group, rule, params, _ = batch
-        gradients = torch.cat([p.grad.reshape(-1) for p in params]).to(rule.dtype)
-        flat_params = torch.cat([p.reshape(-1) for p in params]).to(rule.dtype)
-        if all("state" not in self.state[p] for p in params) and not torch.compiler.is_compiling():
-            self._warn_of_scale(batch, gradients)  # before the first step
+        gradients = torch.cat([flat(p.grad) for p in params]).to(rule.dtype)
+        flat_params = torch.cat([flat(p) for p in params]).to(rule.dtype)
         state = self._gather(batch)
         updates = torch.empty_like(gradients)
         num = len(gradients)
@@ -144,8 +200,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         updates.mul_(group["lr"])
         if group["weight_decay"]:
             updates.sub_(flat_params.mul_(group["lr"] * group["weight_decay"]))
-        for p, update in zip(params, updates.split([p.numel() for p in params]), strict=True):
-            p.add_(update.view(p.shape))
+        for p, update in zip(params, updates.split([count(p) for p in params]), strict=True):
+            add_(p, update)
 
     def _gather(self, batch) -> Tensor:
         """The state of all coordinates as one matrix, of which `self.state[p]["state"]` are parts."""
@@ -157,66 +213,131 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 return packed
         # The first step, or other parameters have gradients than in the last, or a state was loaded.
         packed = torch.cat([self._state_of(rule, p) for p in params], dim=1)
-        views = packed.split([p.numel() for p in params], dim=1)
+        views = packed.split([count(p) for p in params], dim=1)
         self._packed[key] = packed, views
         for p, view in zip(params, views, strict=True):
-            self.state[p]["state"] = view
+            # The shape says more than the number of columns, when the state is loaded for another parameter.
+            self.state[p].update(state=view, shape=list(p.shape))
         return packed
 
-    def _warn_of_scale(self, batch, gradients) -> None:
+    def _warn_of_scale(self, batch) -> None:
         weights = batch.group["weights"]
-        in_memory = isinstance(weights, dict)
-        scale = (weights if in_memory else load_weights(weights)).get("scale")
-        if scale is not None:
-            name = f"This {weights['architecture']} optimizer" if in_memory else weights
-            rms = float(torch.linalg.vector_norm(gradients)) / math.sqrt(max(1, len(gradients)))
-            _weights.warn_of_scale(name, scale, rms, stacklevel=7)  # of who calls `step`
+        if "scale" not in weights or any("state" in self.state.get(p, {}) for p in batch.params):
+            return  # only of the first step
+        gradients = torch.cat([flat(p.grad) for p in batch.params]).to(batch.rule.dtype)
+        rms = float(torch.linalg.vector_norm(gradients)) / math.sqrt(max(1, len(gradients)))
+        _weights.warn_of_scale(_name(weights), weights["scale"], rms, stacklevel=6)  # of who calls `step`
 
     def _state_of(self, rule, p) -> Tensor:
-        """[rows, p.numel()]; that before the first step if it has taken none."""
+        """[rows, count(p)]; that before the first step if it has taken none."""
         state = self.state.get(p, {}).get("state")
-        return rule.init(p.numel(), p.device) if state is None else state
+        return rule.init(count(p), p.device) if state is None else state.to(p.device, rule.dtype)
 
     def _rule(self, index, device) -> AbstractFlat:
-        weights, part = self.param_groups[index]["weights"], self.param_groups[index].get("part")
-        known, rule = self._rules.get((index, device), (None, None))
-        if rule is None or known is not weights:
-            if isinstance(weights, dict):
-                arrays = {path: _as_tensor(array) for path, array in weights["arrays"].items()}
-                rule = _build.build({**weights, "arrays": arrays}, part).to(device)
-            else:
-                rule = _build.build(load_weights(weights), part).to(device)
-            self._rules[index, device] = weights, rule
+        group = self.param_groups[index]
+        known, part, rule = self._rules.get((index, device), (None, None, None))
+        if rule is None or known is not group["weights"] or part != group.get("part"):
+            part = group.get("part")
+            group["weights"] = _contents(group["weights"])  # may be set by hand
+            rule = _build.build(group["weights"], part).to(device)
+            self._rules[index, device] = group["weights"], part, rule
         return rule
 
+    def state_dict(self) -> dict[str, Any]:
+        """The states, rates and weights of every group, in plain types that `torch.load` takes by its default."""
+        for group in self.param_groups:
+            group["weights"] = _contents(group["weights"])
+            # A schedule written with NumPy leaves its numbers.
+            group.update({name: value.item() for name, value in group.items() if isinstance(value, np.generic)})
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` returned: states, rates and weights of every group."""
-        super().load_state_dict(state_dict)
-        # torch casts a state to its parameter's dtype: for bfloat16 parameters that would be another state.
-        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        ours = [p for group in self.param_groups for p in group["params"]]
-        for i, p in zip(saved, ours, strict=True):
-            if i in state_dict["state"]:
-                self.state[p]["state"] = state_dict["state"][i]["state"].to(p.device)
-        self._reset()
+        """Loads what `state_dict` returned: states, rates and weights of every group.
+
+        **Raises:** `ValueError` if it is of another optimizer, of other groups, or of other parameters, as far as their number,
+        shapes and (where both optimizers were given them) names tell; or if a rate is not finite or its weights cannot be
+        read. The optimizer is then unchanged.
+        """
+        checked: dict[str, Any] = {}
+
+        def check(optimizer, found):
+            checked.update(self._checked(found))
+            return checked
+
+        def put(optimizer):
+            # torch casts a state to its parameter's dtype: for bfloat16 parameters that would be another state.
+            for saved, group in zip(checked["param_groups"], self.param_groups, strict=True):
+                for i, p in zip(saved["params"], group["params"], strict=True):
+                    if checked["state"].get(i):
+                        self.state[p]["state"] = checked["state"][i]["state"].clone().to(p.device)
+
+        # After the hooks that adapt a state_dict, and before those that look at the result.
+        hooks = [
+            self.register_load_state_dict_pre_hook(check),
+            self.register_load_state_dict_post_hook(put, prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _checked(self, state_dict) -> dict[str, Any]:
+        """A state_dict that can be loaded, with its weights read."""
+        _state_dict.check_groups(state_dict, self.param_groups, needed=("weights", "lr", "weight_decay"))
+        groups, rules = [], []
+        for index, (saved, group) in enumerate(zip(state_dict["param_groups"], self.param_groups, strict=True)):
+            _check_finite(saved, index)
+            weights, part = saved["weights"], saved.get("part")
+            try:
+                # Of an older version, which kept a name: ours may have been read from that very file before it was gone.
+                known = isinstance(weights, str) and weights == _name(group["weights"])
+                weights = group["weights"] if known else _contents(weights)
+                rules.append(_build.build(weights, part))
+            except ValueError as error:
+                raise ValueError(f"Group {index} of the state_dict has weights that cannot be used. {error}") from error
+            groups.append({"part": part, **saved, "weights": weights})
+        state_dict = {**state_dict, "param_groups": groups}
+        _state_dict.check_states(state_dict, self.param_groups, rules)
+        return state_dict
 
 
-def _as_tensor(array) -> Tensor:
-    """Of anything that speaks DLPack or numpy."""
-    return array.detach() if isinstance(array, Tensor) else torch.tensor(array)
+def _contents(weights: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """What weights hold, in plain types, and the "name" that they were read by."""
+    if isinstance(weights, Mapping):
+        return plain_weights(weights)
+    return {**load_weights(weights), "name": str(weights)}
 
 
-def _check(p: Tensor) -> None:
-    gradient = p.grad
-    assert gradient is not None
-    shape = tuple(p.shape)
-    if gradient.layout != torch.strided:
-        raise RuntimeError(
-            f"LearnedOptimizer does not take sparse gradients, got one of layout {gradient.layout} for a parameter of shape "
-            f"{shape}. Make it dense (for an embedding: sparse=False) or give that parameter to torch.optim.SparseAdam."
-        )
-    if gradient.is_complex():
-        raise RuntimeError(
-            f"LearnedOptimizer does not take complex gradients, got {gradient.dtype} for a parameter of shape {shape}. "
-            "Hold the parameter as reals and view it as complex in the model (torch.view_as_complex)."
-        )
+def _name(weights) -> str:
+    """Of weights, in a message."""
+    if not isinstance(weights, Mapping):
+        return str(weights)
+    return weights.get("name", f"This {weights['architecture']} optimizer")
+
+
+def _rate(name, value) -> float | Tensor:
+    """A number that `torch.load` takes; a tensor stays one."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"`{name}` must be one number, got a tensor of shape {tuple(value.shape)}.")
+    try:
+        number = value if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = None
+    if not isinstance(number, float):
+        raise ValueError(f"`{name}` must be a number, got {value!r}.")
+    if number < 0:
+        raise ValueError(f"`{name}` must not be negative, got {value}.")
+    if not math.isfinite(number):
+        raise ValueError(f"`{name}` must be finite, got {value}.")
+    return value if isinstance(value, Tensor) else number
+
+
+def _check_finite(group, index) -> None:
+    """Schedules set rates as they like, and one that is not finite would be the end of the parameters."""
+    for name in ("lr", "weight_decay"):
+        rate = group[name]
+        if isinstance(rate, Tensor) and rate.device.type != "cpu":
+            continue  # looking at it would wait for the device
+        if not math.isfinite(rate):
+            raise ValueError(f"`{name}` of group {index} is {rate}, and must be finite.")

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from l2o.torch._coordinates import count, flat
 from l2o.torch._optimizer import LearnedOptimizer
+from l2o.torch._plain import same_weights
 
 
 @dataclasses.dataclass
@@ -39,7 +41,8 @@ class Recorder(TorchFunctionMode):
     gradients are accumulated. `recordings()` hands them over, to `l2o.recording.meta_gradient`.
 
     **Raises:** `ValueError` in the loop, if the steps recorded are of more than one optimizer or of groups with weights of
-    their own, if other parameters have gradients than in the first step, or if a step comes without any `backward()`.
+    their own, if other parameters have gradients than in the first step, or if a step comes without any `backward()`. What
+    was recorded before stays, but nothing can be added after a step that is missing.
     """
 
     def __init__(self):
@@ -50,12 +53,20 @@ class Recorder(TorchFunctionMode):
         self._losses: list[Tensor] = []
         self._loss: Tensor | None = None
         self._hooks: list[Any] = []
+        self._depth = 0
+        self._missing = False  # a step was taken and could not be recorded
 
     def __enter__(self):
+        self._depth += 1
+        if self._depth > 1:  # around the whole loop and around its lines: one recorder sees every step once
+            return self
         self._hooks = [register_optimizer_step_pre_hook(self._pre), register_optimizer_step_post_hook(self._post)]
         return super().__enter__()
 
     def __exit__(self, *exception):
+        self._depth -= 1
+        if self._depth:
+            return
         for hook in self._hooks:
             hook.remove()
         super().__exit__(*exception)
@@ -69,9 +80,11 @@ class Recorder(TorchFunctionMode):
     def _pre(self, optimizer, args, kwargs):
         if not isinstance(optimizer, LearnedOptimizer):
             return
-        if self._optimizer is None:
+        if self._missing:
+            raise ValueError("A step is missing from this recording, which cannot go on. Use a new Recorder.")
+        if not self._batches:
             first, *others = optimizer.param_groups
-            if any(g["weights"] is not first["weights"] or g.get("part") != first.get("part") for g in others):
+            if any(not _same_rule(group, first) for group in others):
                 raise ValueError("A recording is of one rule, but the optimizer's groups have weights of their own.")
             self._optimizer = optimizer
             for group in optimizer.param_groups:
@@ -87,32 +100,35 @@ class Recorder(TorchFunctionMode):
     def _post(self, optimizer, args, kwargs):
         if not isinstance(optimizer, LearnedOptimizer):
             return
+        self._missing = True
         if self._loss is None:
             raise ValueError(
                 "A step was taken without a `backward()` seen by the recorder. Put both inside `with recorder:`."
             )
         seen = list(optimizer._batches())
-        first = not self._batches
-        if first:
+        if not seen:
+            raise ValueError("A step was taken in which no parameter had a gradient: there is nothing to record.")
+        if not self._batches:
             self._batches = [(tuple(b.params), self._start(b)) for b in seen]
-        for batch, (params, record) in zip(seen, self._batches, strict=False):
-            if len(seen) != len(self._batches) or not _same(batch.params, params):
-                raise ValueError(
-                    "Other parameters have gradients than in the first step recorded. Record loops in which all parameters "
-                    "that are trained get a gradient at every step."
-                )
-            record["gradients"].append(torch.cat([p.grad.reshape(-1) for p in params]).to(batch.rule.dtype))
+        if not _same_params(seen, self._batches):
+            raise ValueError(
+                "Other parameters have gradients than in the first step recorded. Record loops in which all parameters "
+                "that are trained get a gradient at every step."
+            )
+        for batch, (params, record) in zip(seen, self._batches, strict=True):
+            record["gradients"].append(torch.cat([flat(p.grad) for p in params]).to(batch.rule.dtype))
             record["lr"].append(float(batch.group["lr"]))
             record["weight_decay"].append(float(batch.group["weight_decay"]))
         self._losses.append(self._loss)
         self._loss = None
+        self._missing = False
 
     def _start(self, batch):
         rule = batch.rule
         params, states = zip(*(self._before[p] for p in batch.params), strict=True)
-        states = [rule.init(p.numel(), p.device) if s is None else s for p, s in zip(params, states, strict=True)]
+        states = [rule.init(count(p), p.device) if s is None else s for p, s in zip(params, states, strict=True)]
         return {
-            "params": torch.cat([p.reshape(-1) for p in params]).to(rule.dtype),
+            "params": torch.cat([flat(p) for p in params]).to(rule.dtype),
             "state": rule.unpack(torch.cat(states, dim=1)),
             "gradients": [],
             "lr": [],
@@ -140,5 +156,10 @@ class Recorder(TorchFunctionMode):
         ]
 
 
-def _same(some, others):
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+def _same_rule(group, other) -> bool:
+    return group.get("part") == other.get("part") and same_weights(group["weights"], other["weights"])
+
+
+def _same_params(batches, recorded) -> bool:
+    some, others = [list(batch.params) for batch in batches], [list(params) for params, _ in recorded]
+    return [list(map(id, params)) for params in some] == [list(map(id, params)) for params in others]

@@ -25,10 +25,14 @@ class AbstractFlat(abc.ABC):
     def to(self, device: torch.device) -> "AbstractFlat":
         """The same rule with its weights on `device`."""
 
+    @property
+    def num_rows(self) -> int:
+        """Of the state."""
+        return sum(math.prod(shape) for shape in self.state_shapes.values())
+
     def init(self, num: int, device: torch.device) -> Tensor:
         """The state before the first step: zeros, unless overridden."""
-        rows = sum(math.prod(shape) for shape in self.state_shapes.values())
-        return torch.zeros(rows, num, dtype=self.dtype, device=device)
+        return torch.zeros(self.num_rows, num, dtype=self.dtype, device=device)
 
     def unpack(self, state: Tensor) -> dict[str, Tensor]:
         """The state's parts by their paths, each [..., num], as in JAX."""

@@ -11,6 +11,7 @@ from l2o import _weights
 from l2o._door import shown
 from l2o._files import check_writable, write_whole
 from l2o.torch._build import of_part
+from l2o.torch._coordinates import count
 from l2o.torch._optimizer import LearnedOptimizer, load_weights
 
 
@@ -26,7 +27,7 @@ def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
     arrays, groups = {}, []
     for index, group in enumerate(optimizer.param_groups):
         rule = optimizer._rule(index, torch.device("cpu"))
-        states = [optimizer._state_of(rule, p).cpu() for p in group["params"]]
+        states = [rule.init(0, torch.device("cpu")), *(optimizer._state_of(rule, p).cpu() for p in group["params"])]
         for name, part in rule.unpack(torch.cat(states, dim=1)).items():
             arrays[f"{index}{name}"] = part.contiguous()
         options = {name: float(v) if isinstance(v, Tensor) else v for name, v in group.items()}
@@ -63,7 +64,7 @@ def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
             if found != value:
                 raise ValueError(f"Group {index} in {path} has {what} {shown(found)}, the optimizer's {value}.")
         rule = optimizer._rule(index, torch.device("cpu"))
-        num = sum(p.numel() for p in group["params"])
+        num = sum(count(p) for p in group["params"])
         parts = {}
         for name, shape in rule.state_shapes.items():
             array = arrays.get(f"{index}{name}")
@@ -73,7 +74,7 @@ def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
                     f"The state in {path} is of another optimizer (leaf {index}{name}: {found} vs numbers {[*shape, num]})."
                 )
             parts[name] = torch.from_numpy(array).to(rule.dtype)
-        loaded.append(rule.pack(parts).split([p.numel() for p in group["params"]], dim=1))
+        loaded.append(rule.pack(parts).split([count(p) for p in group["params"]], dim=1))
     for saved, group, states in zip(groups, optimizer.param_groups, loaded, strict=True):
         group.update(saved.options)
         for p, state in zip(group["params"], states, strict=True):

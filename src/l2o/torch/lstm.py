@@ -95,7 +95,7 @@ def build(
 ) -> LSTM | GlobalLSTM:
     """The rule from a weights file's arrays; arguments as of `l2o.architectures.lstm.build`.
 
-    **Raises:** `ValueError` if an array is missing or of another shape.
+    **Raises:** `ValueError` if an array is missing or of another shape, or they are not of one floating-point dtype.
     """
     sizes = [1 if preprocessing is None else 2] + [num_units] * num_layers
     expected: dict[str, tuple[int, ...]] = {".readout": (num_units,), ".bias": ()}
@@ -106,6 +106,9 @@ def build(
         found = tuple(arrays[path].shape) if path in arrays else "nothing"
         if found != shape:
             raise ValueError(f"These weights do not fit their arguments (leaf {path}: {found} vs {shape}).")
+    dtypes = {path: arrays[path].dtype for path in expected}
+    if len(set(dtypes.values())) > 1 or not dtypes[".bias"].is_floating_point:
+        raise ValueError(f"These weights are not of one floating-point dtype, which the rule computes in: {dtypes}.")
     cells = [(arrays[f".cells[{i}].weight"], arrays[f".cells[{i}].bias"][:, None]) for i in range(num_layers)]
     options = {"num_units": num_units, "preprocessing": preprocessing, "output_scale": output_scale}
     if num_global:
