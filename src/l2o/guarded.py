@@ -353,7 +353,7 @@ class Guarded(AbstractLearnedOptimizer):
 _FIRST_RACE = 100
 
 # A step back to the reserve that leaves more than this share of the way was undone by another.
-_PROGRESS = 0.75
+_PROGRESS = 1 / 16
 
 # How far the gradient's norm may rise: it does for good reasons too, such as leaving a plateau.
 _GROWTH = 10.0
