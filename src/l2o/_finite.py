@@ -26,7 +26,7 @@ def distance(target: PyTree, params: PyTree) -> Float[Array, ""]:
 
 
 def way(target: PyTree, params: PyTree) -> PyTree:
-    """target - params, in the params' dtype and finite: where it would overflow, as far as one step leads."""
+    """The update from params to target, in the params' dtype and finite: where it would overflow, as far as one step leads."""
 
     def subtract(t, p):
         if jnp.iscomplexobj(p):

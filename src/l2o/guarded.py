@@ -48,7 +48,7 @@ class GuardedState(eqx.Module):
     racing: Bool[Array, ""]  # whether the fallback is run beside the learned rule
     reason: Int[Array, ""]  # a `Reason`
     num_learned: Int[Array, ""]  # steps taken by the learned rule
-    num_raced: Int[Array, ""]  # steps of races, which cost a second gradient
+    num_raced: Int[Array, ""]  # steps of races, and of the way back from one, which cost a second gradient
     num_skipped: Int[Array, ""]  # steps skipped, as the gradient, the loss or the fallback's update was not finite
     learned: PyTree
     fallback: PyTree
@@ -83,24 +83,35 @@ class Guarded(AbstractLearnedOptimizer):
     |m|$ with $m$ the mean over the last whole window, it hands over, and the fallback starts afresh from $\theta_b$. If the
     loss stalls, $m_k > m_{k-1} - \delta\,|m_{k-1}|$, a new race starts, the fallback from $\theta_b$.
 
-    At any time it hands over if its update is not finite, or longer than `reach` times $1 + \|\theta\|$, or if `patience`
-    steps in a row had a gradient or loss that was not finite. One that is not is skipped and counted, whoever acts.
+    At any time it hands over if its update is not finite, or leads further than `reach` times $1 + \|\theta_b\|$ away from the
+    params $\theta_b$ that the fallback would take over from (in a race, the fallback's own), or if `patience` steps in a row had
+    a gradient or loss that was not finite. A step whose gradient is not finite is skipped and counted, whoever acts; one with a
+    finite gradient and a loss that is not (it overflows, say), only while the learned rule does: the fallback needs no loss.
+
+    **The way back.** $\theta + (\theta_b - \theta)$ is $\theta_b$ but for rounding, which may be all of a small coordinate. So
+    the step of the hand-over is repeated, each time nearer by the precision of the dtype, until the params are $\theta_b$ to the
+    last bit: two or three steps in single precision, a few more in half. Meanwhile the fallback's run goes on beside it, with
+    the gradient of `value_fn`; without `value_fn` it waits.
 
     **The guarantee**, for any learned rule and any losses. The params are finite at every step, if they were at the start.
-    And at each step with a finite loss one of these holds:
+    And at each step with a finite loss, but those of the way back, one of these holds:
 
     - in the first race, $a_t \le a^F_t + \delta\,|a^F_t|$: it is at most $\delta$ worse than the fallback;
-    - it has lost that race, and the run is the fallback's own, with the fallback's own params and state;
+    - it has lost that race, and the run is the fallback's own, with the fallback's own params and state (steps that are not
+      finite being skipped);
     - it has won that race. Then $m_k \le (1 - \delta)\,m_{k-1}$ (positive losses follow a power law in the number of steps),
       or $a_t \le a^F_t + \delta\,|a^F_t|$ for the fallback started from $\theta_b$, or the run is that fallback's own.
 
-    By default only the first two can be: at no step is it more than $\delta$ worse than the fallback alone would have been.
+    By default only the first two can be: at no step is $a_t$ more than $\delta$ worse than the fallback alone would have been.
+    (What the last step of a run does, nobody sees: the guard knows a step's loss when the next one passes it.)
     With `race` a learned rule cannot hold a run at a level that the fallback would leave; what it can do, after a race won,
     is to lead to a worse basin (benchmarks/guarded.py: small nets over 10,000 steps). These are the safeguards of Heaton et
     al. 2020 ("Safeguarded learned convex optimization": an energy falls by a factor, or else the fallback's step is taken)
     and Prémont-Schwarz et al. 2022 ("A simple guard for learned optimizers": the lower loss of the two wins), joined so that,
     with `race`, the second gradient is paid for only where the first cannot tell. `benchmarks/guarded.py` measures how the
     final losses compare.
+
+    **Complex params.** As for optax's own rules, pass the conjugate of `jax.grad`'s gradient.
 
     **Without `value_fn`** there are no races, and one gradient a step: stalling hands over to the fallback from $\theta_b$
     at once, so that a fallback that takes over at step $\tau$ is $\tau$ steps late. **Without `value`** the gradient's norm is
@@ -116,12 +127,14 @@ class Guarded(AbstractLearnedOptimizer):
     **Arguments:**
 
     - `fallback`: any optax transformation or learned optimizer, default `optax.adam(1e-3)`. Its schedules count from where
-        it starts.
+        it starts. It is passed `value`, `value_fn` and `grad` as far as `update` has them (`grad` it always has): line searches
+        such as `optax.lbfgs()` need all three.
     - `window`: a short one sees a failing rule sooner, a long one bears noisier losses.
     - `race`: where a first race can be won: with the window that this step is in, or a later one. Default `None`: never, which
         costs a second gradient a step for as long as the learned rule leads. A number, say 100, saves it.
 
-    **Raises:** `ValueError` if a number is out of range, or `update` gets no params.
+    **Raises:** `ValueError` if a number is out of range; from `update` if it gets no params, a loss that is not one real number,
+    or not what the learned rule or the fallback asks for (`value`, `value_fn`).
     """
 
     learned: Optimizer
@@ -270,7 +283,9 @@ class Guarded(AbstractLearnedOptimizer):
     def _advance_reserve(self, state, evaluate, extra):
         """The fallback's own step in a race, or on the way back from one, skipped where not finite; and the loss before it."""
         loss, gradient = jax.value_and_grad(evaluate)(state.reserve)
-        gradient = jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, gradient)  # optax descends along it
+        gradient = jax.tree.map(
+            lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, gradient
+        )  # optax descends along it
         extra = {**extra, "value": loss, "grad": gradient}
         updates, fallback, sound = self._fallback_step(gradient, state.fallback, state.reserve, extra)
         sound = sound & all_finite(gradient)
@@ -398,7 +413,10 @@ def _update(rule: Optimizer, name: str, gradient, state, params, extra):
 
 def _evaluating(value_fn: Callable[..., Any], extra: dict[str, Any]) -> Callable[[PyTree], Array]:
     """`value_fn` of the params alone; as in optax, its other arguments are found among those of `update`."""
-    others = list(inspect.signature(value_fn).parameters)[1:]
+    try:
+        others = list(inspect.signature(value_fn).parameters)[1:]
+    except ValueError:  # a callable that has no signature
+        others = []
     arguments = {name: extra[name] for name in others if name in extra}
     return lambda params: _real_number(value_fn(params, **arguments), "what `value_fn` returns")
 

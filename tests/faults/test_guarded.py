@@ -1,6 +1,7 @@
 """What the guard promises, on rules and losses made to break it: one test or more for each fault seen."""
 
 import equinox as eqx
+import hostile
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,7 +160,7 @@ def test_w9_norms_of_huge_params_and_gradients_are_numbers(size):
     found = steps(l2o.Guarded(rule, optax.sgd(0.0)), lambda x: jnp.mean(jnp.abs(x)), start, 4)
     assert not found[-1][1].handed_over
     np.testing.assert_allclose(found[-1][0], start / 16)
-    updates, state = l2o.Guarded(DESCENT).update(start, l2o.Guarded(DESCENT).init(start), jnp.zeros(4))
+    _, state = l2o.Guarded(DESCENT).update(start, l2o.Guarded(DESCENT).init(start), jnp.zeros(4))
     assert state.num_learned + state.handed_over == 1
     assert state.num_skipped == 0
 
@@ -390,3 +391,32 @@ def test_b4_inside_unroll_vmap_scan_and_checkpoint():
     one = final(KEY)
     assert one < 1e-6
     np.testing.assert_allclose(jax.vmap(final)(jax.random.split(KEY, 2)), one, atol=1e-6)
+
+
+def check_duels(seed, dtype, num):
+    """None ends non-finite, and at least 99 % end with a loss at most 10 % (of its size) above the fallback's alone."""
+    found = {k: np.asarray(v) for k, v in hostile.duel(jax.random.key(seed), jnp.arange(num), dtype).items()}
+    assert found["finite"].all()
+    ours, alone = found["guarded"], found["alone"]
+    diverged = ~np.isfinite(alone)
+    assert np.isfinite(ours[~diverged]).all()
+    level = diverged | (ours <= alone + 0.1 * np.abs(alone))
+    missed = [
+        (list(hostile.SHAPES)[found["kind"][i]], hostile.RULES[found["rule"][i]], float(ours[i]), float(alone[i]))
+        for i in np.flatnonzero(~level)
+    ]
+    assert len(missed) <= 0.01 * num, missed
+    return found
+
+
+def test_w9_hostile_tasks():
+    found = check_duels(0, jnp.float32, 60)
+    assert (found["reason"] != Reason.NONE).mean() > 0.5  # they are hostile
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "num"), [(jnp.float32, 700), (jnp.bfloat16, 100), (jnp.float16, 100), (jnp.complex64, 100)]
+)
+def test_w9_a_thousand_hostile_tasks(dtype, num):
+    check_duels(0, dtype, num)
