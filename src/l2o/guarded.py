@@ -36,6 +36,7 @@ class _Watch(eqx.Module):
     level: Float[Array, ""]  # mean over the last whole window; at first the first loss
     mean: Float[Array, ""]  # ... over the running window
     rival_mean: Float[Array, ""]
+    num_worse: Int[Array, ""]  # steps in a row of a race at which the fallback's loss was lower by the margin
     count: Int[Array, ""]  # losses seen,
     start: Int[Array, ""]  # ... and the running window's bounds in them
     end: Int[Array, ""]
@@ -73,7 +74,7 @@ class Guarded(AbstractLearnedOptimizer):
     of `value_fn` there (the same minibatch), whose averages are $a^F_t$ and $m^F_k$. A run starts with a race, and unless `race`
     is given it never ends while the learned rule leads. It ends
 
-    - as soon as $a_t > a^F_t + \delta\,|a^F_t|$, or only the learned rule's loss is not finite, and from step `race` (else 100)
+    - as soon as $a_t > a^F_t + \delta\,|a^F_t|$, or the same holds of the losses themselves at $w$ steps in a row, or only the learned rule's loss is not finite, and from step `race` (else 100)
       on also where $m_k > m^F_k$: it is behind and hands over, $\theta_{t+1} = \theta^F_{t+1}$; from here on the run *is* the
       fallback's;
     - if `race` is given, from that step on where $m_k \le m^F_k - \delta\,|m^F_k|$ and $m_k \le m_{k-1} - \delta\,|m_{k-1}|$: it
@@ -96,7 +97,8 @@ class Guarded(AbstractLearnedOptimizer):
     **The guarantee**, for any learned rule and any losses. The params are finite at every step, if they were at the start.
     And at each step with a finite loss, but those of the way back, one of these holds:
 
-    - in the first race, $a_t \le a^F_t + \delta\,|a^F_t|$: it is at most $\delta$ worse than the fallback;
+    - in the first race, $a_t \le a^F_t + \delta\,|a^F_t|$, and so do the losses at one of any $w$ steps: it is at most $\delta$
+      worse than the fallback;
     - it has lost that race, and the run is the fallback's own, with the fallback's own params and state (steps that are not
       finite being skipped);
     - it has won that race. Then $m_k \le (1 - \delta)\,m_{k-1}$ (positive losses follow a power law in the number of steps),
@@ -194,6 +196,7 @@ class Guarded(AbstractLearnedOptimizer):
                 level=unknown,
                 mean=unknown,
                 rival_mean=unknown,
+                num_worse=zero,
                 count=zero,
                 start=zero,
                 end=jnp.full((), self.window, jnp.int32),
@@ -311,7 +314,9 @@ class Guarded(AbstractLearnedOptimizer):
         ahead = (
             (self.race is not None) & decided & ~(mean > self._less(rival_mean)) & ~stalled
         )  # also of a rival that is not finite
-        behind = (average > self._more(rival)) | (decided & (mean > rival_mean))
+        # An average falls by no more than its factor at a step; losses may fall faster.
+        num_worse = jnp.where(racing & (loss > self._more(rival_loss)), watch.num_worse + 1, 0)
+        behind = (average > self._more(rival)) | (num_worse >= self.window) | (decided & (mean > rival_mean))
         rose = ~(average <= level + jnp.abs(level))
         reason = jnp.where(
             racing,
@@ -330,6 +335,7 @@ class Guarded(AbstractLearnedOptimizer):
             level=jnp.where(full, mean, level),
             mean=jnp.where(full, unknown, mean),
             rival_mean=jnp.where(full | ~racing, unknown, rival_mean),
+            num_worse=num_worse,
             count=count,
             start=jnp.where(full, count, watch.start),
             end=jnp.where(full, 2 * count, watch.end),

@@ -393,6 +393,15 @@ def test_b4_inside_unroll_vmap_scan_and_checkpoint():
     np.testing.assert_allclose(jax.vmap(final)(jax.random.split(KEY, 2)), one, atol=1e-6)
 
 
+def test_w9_a_fallback_that_falls_faster_than_any_average_is_not_missed():
+    """Both losses fall 100-fold a step; at the fourth the rule stops, at 1e-6, where the averages differ by a millionth."""
+    rule = Rule(lambda x, g, step: jnp.where(step < 3, -0.45, 0.0) * g)
+    found = steps(l2o.Guarded(rule, optax.sgd(0.45)), lambda x: x**2, jnp.asarray(1.0), 20)
+    assert found[-1][1].reason == Reason.BEHIND
+    assert found[-1][1].num_learned <= 3 + 10 + 1
+    assert found[-1][0] ** 2 < 1e-30
+
+
 def check_duels(seed, dtype, num):
     """None ends non-finite, and at least 99 % end with a loss at most 10 % (of its size) above the fallback's alone."""
     found = {k: np.asarray(v) for k, v in hostile.duel(jax.random.key(seed), jnp.arange(num), dtype).items()}
