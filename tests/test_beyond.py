@@ -284,3 +284,104 @@ def test_what_is_measured_beyond_is_closed_form():
     assert found["ratios"] == found["worst"]
     held = horizons.measure(l2o.beyond(descent(0.05), 3), lambda key: bowl(), horizon=3)
     assert held["ratios"] == [1.0, 1.0]
+
+
+# ---- in PyTorch
+
+
+def torch_run(num, *, weights, **options):
+    """Loss-free steps on |x|² from (1, -2), and what was warned of."""
+    import torch
+
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = torch_optimizer(p, weights, **options)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(num):
+            p.grad = 2 * p.detach()
+            optimizer.step()
+    return p.detach().numpy(), [str(w.message) for w in told], optimizer
+
+
+def torch_optimizer(p, weights, **options):
+    from l2o.torch import LearnedOptimizer
+
+    return LearnedOptimizer([p], weights, **options)
+
+
+def test_w11_pytorch_holds_and_warns_once(saved, one_thread):
+    at, told, _ = torch_run(4, weights=saved)
+    assert not told
+    later, told, _ = torch_run(40, weights=saved)
+    np.testing.assert_array_equal(later, at)
+    assert len(told) == 1
+    assert "it.safetensors was meta-trained on runs of 4 steps" in told[0]
+    assert "From here on the params are held" in told[0]
+    bare_later, told, _ = torch_run(5, weights=saved, beyond=None)
+    assert not told
+    assert np.abs(bare_later - at).max() > 0
+    with pytest.raises(ValueError, match="got 'stop'"):
+        torch_run(1, weights=saved, beyond="stop")
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_w11_pytorch_is_jax_beyond_the_horizon_too(saved, how, one_thread):
+    found, _, _ = torch_run(20, weights=saved, beyond=how)
+    np.testing.assert_allclose(found, run(bare_and(saved, how), 20)[-1], atol=2e-6)
+    found, _, _ = torch_run(20, weights=l2o.pretrained.as_dict(l2o.load(saved)), beyond=how)  # in memory
+    np.testing.assert_allclose(found, run(bare_and(saved, how), 20)[-1], atol=2e-6)
+
+
+def bare_and(saved, how):
+    return l2o.beyond(l2o.load(saved, beyond=None), 4, how)
+
+
+def test_w11_a_resumed_pytorch_run_knows_how_far_it_is(saved, one_thread):
+    import torch
+
+    _, _, optimizer = torch_run(3, weights=saved)
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    again = torch_optimizer(p, saved)
+    again.load_state_dict(optimizer.state_dict())
+    told = []
+    for _ in range(3):
+        p.grad = 2 * p.detach()
+        with warnings.catch_warnings(record=True) as now:
+            warnings.simplefilter("always")
+            again.step()
+        told.append(len(now))
+    assert told == [0, 1, 0]
+    with pytest.raises(ValueError, match="shape"):
+        torch_optimizer(p, saved, beyond="fallback").load_state_dict(
+            torch_optimizer(p, saved, beyond=None).state_dict() | {"state": {0: {"state": torch.zeros(3, 2)}}}
+        )
+
+
+def test_w11_two_parts_warn_once(tmp_path, one_thread):
+    import torch
+
+    from l2o.torch import LearnedOptimizer
+
+    path = tmp_path / "pair.safetensors"
+    l2o.pretrained.save(path, l2o.Partitioned({"a": tiny_lstm(), "b": tiny_lstm(1)}), recipe={"horizon": 2})
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    groups = [{"params": [p], "part": part} for p, part in zip(params, "ab", strict=True)]
+    optimizer = LearnedOptimizer(groups, path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            for p in params:
+                p.grad = torch.ones(2)
+            optimizer.step()
+    assert len(told) == 1
+
+
+def test_half_precision_cannot_count_so_far(one_thread):
+    import torch
+
+    from l2o.torch import load_weights
+
+    weights = load_weights("lstm-mnist", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="can count to 256, and the horizon is 200"):
+        torch_run(1, weights=weights)
+    torch_run(1, weights=weights, beyond=None)

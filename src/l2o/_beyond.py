@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from l2o import _meshes
 from l2o._horizon import check_how, passed
 from l2o._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer, OptState
 from l2o.partitioned import Partitioned
@@ -117,7 +118,7 @@ def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold",
     The parts of an `l2o.Partitioned` are wrapped each for itself. What is wrapped already is wrapped anew, not twice.
 
     **Arguments:** `name`: a run that passes the horizon warns once (`UserWarning`), and calls the optimizer so. Default: it does
-    not warn.
+    not warn, nor where params are divided on explicit axes of a mesh.
 
     **Raises:** `ValueError` for another `how`, a `horizon` that is no positive whole number, and for a rule that is neither an
     `l2o.AbstractFlat` nor a `Partitioned` of such.
@@ -171,7 +172,7 @@ def _replaced(optimizer, function):
 
 def _tell(steps, horizon, name, how):
     """Warns at the first step beyond, inside `jit` too."""
-    if not steps.size:
+    if not steps.size or _meshes.mesh_of([steps]) is not None:  # a look at a divided array would cost a message a step
         return
     if not isinstance(steps, Tracer):
         if float(steps[0]) == horizon:

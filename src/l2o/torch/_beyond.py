@@ -4,6 +4,7 @@ import copy
 import math
 
 import torch
+from torch import Tensor
 
 from l2o._horizon import check_how
 from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
@@ -29,19 +30,23 @@ class Beyond(AbstractFlat):
         self.state_shapes = {f"[0]{path}": shape for path, shape in rule.state_shapes.items()} | {"[1]": ()}
         if how == "fallback":
             self.state_shapes |= {f"[2][{i}]": () for i in range(3)}
-        self.num_rows = sum(math.prod(shape) for shape in rule.state_shapes.values())  # of the rule's own state
 
     def to(self, device):
         moved = copy.copy(self)
         moved.rule = self.rule.to(device)
         return moved
 
+    def steps(self, state: Tensor) -> int:
+        """That the state of some coordinates has seen: the most of any; a look at the device's memory."""
+        return int(state[self.rule.num_rows].max()) if state.shape[1] else 0
+
     def init(self, num, device):
         inner = self.rule.init(num, device)
         return torch.cat([inner, inner.new_zeros(4 if self.how == "fallback" else 1, num)])
 
     def update_(self, gradients, state, params):
-        inner, step, averages = state[: self.num_rows], state[self.num_rows], state[self.num_rows + 1 :]
+        rows = self.rule.num_rows
+        inner, step, averages = state[:rows], state[rows], state[rows + 1 :]
         proposed = self.rule.update_(gradients, inner, params)
         if self.how == "hold":
             after = torch.zeros_like(proposed)

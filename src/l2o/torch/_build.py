@@ -6,18 +6,27 @@ from typing import Any
 
 from l2o import _contents
 from l2o._contents import PARTITIONED, RESCALED
+from l2o._horizon import check_how
+from l2o.torch._beyond import beyond
 from l2o.torch._rescaled import Rescaled
 from l2o.torch._rule import AbstractFlat
 
 
-def build(weights: dict[str, Any], part: str | None = None) -> AbstractFlat:
+def build(weights: dict[str, Any], part: str | None = None, how: str | None = None) -> AbstractFlat:
     """The rule of some weights: their "architecture", its "arguments", and "arrays" by path; `part`: as `of_part`.
 
+    With `how` it is given the weights' "horizon", where they have one, and what happens after it (`l2o.Beyond`).
+
     **Raises:** `ValueError` if the architecture has no twin, or the arguments or arrays are not those that it needs, or the
-    arrays hold NaN or infinity; and as `of_part`.
+    arrays hold NaN or infinity; for a `how` that does not exist; and as `of_part`.
     """
     _check(weights)
-    return _rule(of_part(weights, part))
+    rule = _rule(of_part(weights, part))
+    if how is None:
+        return rule
+    check_how(how)
+    horizon = weights.get("horizon")
+    return rule if horizon is None else beyond(rule, horizon, how)
 
 
 _HERE = "This set of weights"  # in messages; a file was named when it was read
@@ -36,6 +45,9 @@ def _check(weights):
     for name, array in weights["arrays"].items():
         if not array.is_floating_point() or not array.isfinite().all():
             raise ValueError(f"{_HERE} must be finite floating-point numbers, and {name} ({array.dtype}) is not.")
+    horizon = weights.get("horizon")
+    if horizon is not None and (isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1):
+        raise ValueError(f"{_HERE} has the horizon {horizon!r}, which must be a whole number of steps, at least 1.")
 
 
 def _rule(weights) -> AbstractFlat:

@@ -1,7 +1,7 @@
 """Learned optimizers as `torch.optim.Optimizer`."""
 
-import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l2o import _contents as _header
 from l2o import _weights
+from l2o._horizon import passed
 from l2o.torch import _build, _state_dict
+from l2o.torch._beyond import Beyond
 from l2o.torch._coordinates import add_, check_gradient, count, flat, named
 from l2o.torch._plain import plain_weights
 from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
@@ -23,8 +26,8 @@ _BLOCK = 4096
 def load_weights(name_or_path: str | Path, *, dtype: torch.dtype | None = None) -> dict[str, Any]:
     """Weights of a shipped optimizer, or from a file, a folder or "user/repo", as `l2o.load` takes them.
 
-    They are "architecture", "arguments", "arrays" by path, and, where the header has it, "scale": of the gradients that the
-    optimizer was meta-trained on.
+    They are "architecture", "arguments", "arrays" by path, and, where the header has them, "horizon", the steps that the
+    optimizer was meta-trained for, and "scale", that of the gradients that it met there.
 
     **Arguments:** `dtype`: that the optimizer computes, and keeps its state, in; default the file's (single precision).
 
@@ -32,8 +35,10 @@ def load_weights(name_or_path: str | Path, *, dtype: torch.dtype | None = None) 
     """
     leaves, header = _weights.read(_weights.resolve(name_or_path))
     arrays = {path: torch.from_numpy(leaf).to(dtype) for path, leaf in leaves.items()}
-    weights = {"architecture": header["architecture"], "arguments": json.loads(header["arguments"]), "arrays": arrays}
-    return {**weights, "scale": json.loads(header["scale"])} if "scale" in header else weights
+    told = _header.decoded(header, str(name_or_path))
+    known = {"horizon": _header.horizon(told), "scale": told.get("scale")}
+    weights = {"architecture": told["architecture"], "arguments": told["arguments"], "arrays": arrays}
+    return {**weights, **{name: value for name, value in known.items() if value is not None}}
 
 
 class Batch(NamedTuple):
@@ -72,6 +77,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     - `weight_decay`: $\lambda$, decoupled from the gradient (Loshchilov & Hutter 2019).
     - `part`: of weights of a `l2o.Partitioned` optimizer, whose parts are for different kinds of parameters, the one to use:
         `LearnedOptimizer([{"params": convs, "part": "conv"}, {"params": rest, "part": "dense"}], path)`.
+    - `beyond`: what happens after the steps that the rule was meta-trained for, of which it knows nothing: "hold" (the
+        parameters stay where they are then, so that no run gets worse), "anneal", "fallback" (to go on training) or None
+        (nothing), as of `l2o.load`; `l2o.Beyond` has the equations. A run that passes them warns once (`UserWarning`).
 
     **Raises:** `ValueError` for rates that are negative or not finite, for a parameter given twice, unknown or broken weights;
     `RuntimeError` from `step` for gradients that it does not take (sparse ones), before any parameter is changed. The first
@@ -85,6 +93,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         lr: float | Tensor = 1.0,
         weight_decay: float = 0.0,
         part: str | None = None,
+        beyond: str | None = "hold",
     ):
         self._reset()
         super().__init__(
@@ -94,13 +103,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 "lr": _rate("lr", lr),
                 "weight_decay": _rate("weight_decay", weight_decay),
                 "part": part,
+                "beyond": beyond,
             },
         )
 
     def _reset(self):
         # Only conveniences: the rules are made from the groups' weights, the packed states hold what `self.state` shows.
-        self._rules: dict[tuple[int, torch.device], tuple[Any, str | None, AbstractFlat]] = {}
+        self._rules: dict[tuple[int, torch.device], tuple[Any, tuple[str | None, str | None], AbstractFlat]] = {}
         self._packed: dict[tuple[int, torch.device], tuple[Tensor, tuple[Tensor, ...]]] = {}
+        self._steps: dict[tuple[int, torch.device], int] = {}  # of rules that have a horizon, which pass it once
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -124,7 +135,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         options = {**self.defaults, **param_group}
         checked: dict[str, Any] = {name: _rate(name, options[name]) for name in ("lr", "weight_decay")}
         checked["weights"] = _contents(options["weights"])
-        _build.build(checked["weights"], options["part"])
+        _build.build(checked["weights"], options["part"], options["beyond"])
         params = options["params"]
         if not isinstance(params, Tensor | set):  # which torch takes, and refuses
             checked["params"] = list(params)
@@ -156,6 +167,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 self._warn_of_scale(batch)  # which raises if warnings are errors
         for batch in batches:
             self._step(batch)
+        if not torch.compiler.is_compiling():
+            self._warn_of_horizon(batches)
         return loss
 
     def _batches(self) -> Iterator[Batch]:
@@ -215,6 +228,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         packed = torch.cat([self._state_of(rule, p) for p in params], dim=1)
         views = packed.split([count(p) for p in params], dim=1)
         self._packed[key] = packed, views
+        if isinstance(rule, Beyond) and key not in self._steps and not torch.compiler.is_compiling():
+            self._steps[key] = rule.steps(packed)  # of a state that was loaded
         for p, view in zip(params, views, strict=True):
             # The shape says more than the number of columns, when the state is loaded for another parameter.
             self.state[p].update(state=view, shape=list(p.shape))
@@ -228,6 +243,16 @@ class LearnedOptimizer(torch.optim.Optimizer):
         rms = float(torch.linalg.vector_norm(gradients)) / math.sqrt(max(1, len(gradients)))
         _weights.warn_of_scale(_name(weights), weights["scale"], rms, stacklevel=6)  # of who calls `step`
 
+    def _warn_of_horizon(self, batches) -> None:
+        told = {}
+        for batch in batches:
+            if isinstance(batch.rule, Beyond):
+                self._steps[batch.key] = self._steps.get(batch.key, 0) + 1
+                if self._steps[batch.key] == batch.rule.horizon + 1:
+                    told[passed(_name(batch.group["weights"]), batch.rule.horizon, batch.rule.how)] = None
+        for message in told:
+            warnings.warn(message, UserWarning, stacklevel=5)  # of who calls `step`
+
     def _state_of(self, rule, p) -> Tensor:
         """[rows, count(p)]; that before the first step if it has taken none."""
         state = self.state.get(p, {}).get("state")
@@ -235,12 +260,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _rule(self, index, device) -> AbstractFlat:
         group = self.param_groups[index]
-        known, part, rule = self._rules.get((index, device), (None, None, None))
-        if rule is None or known is not group["weights"] or part != group.get("part"):
-            part = group.get("part")
+        known, options, rule = self._rules.get((index, device), (None, None, None))
+        now = group.get("part"), group.get("beyond")
+        if rule is None or known is not group["weights"] or options != now:
             group["weights"] = _contents(group["weights"])  # may be set by hand
-            rule = _build.build(group["weights"], part).to(device)
-            self._rules[index, device] = group["weights"], part, rule
+            rule = _build.build(group["weights"], *now).to(device)
+            self._rules[index, device] = group["weights"], now, rule
         return rule
 
     def state_dict(self) -> dict[str, Any]:
@@ -288,15 +313,16 @@ class LearnedOptimizer(torch.optim.Optimizer):
         groups, rules = [], []
         for index, (saved, group) in enumerate(zip(state_dict["param_groups"], self.param_groups, strict=True)):
             _check_finite(saved, index)
-            weights, part = saved["weights"], saved.get("part")
+            # One from before there were horizons has no "beyond", and the states of bare rules.
+            weights, part, how = saved["weights"], saved.get("part"), saved.get("beyond")
             try:
                 # Of an older version, which kept a name: ours may have been read from that very file before it was gone.
                 known = isinstance(weights, str) and weights == _name(group["weights"])
                 weights = group["weights"] if known else _contents(weights)
-                rules.append(_build.build(weights, part))
+                rules.append(_build.build(weights, part, how))
             except ValueError as error:
                 raise ValueError(f"Group {index} of the state_dict has weights that cannot be used. {error}") from error
-            groups.append({"part": part, **saved, "weights": weights})
+            groups.append({"part": part, "beyond": how, **saved, "weights": weights})
         state_dict = {**state_dict, "param_groups": groups}
         _state_dict.check_states(state_dict, self.param_groups, rules)
         return state_dict

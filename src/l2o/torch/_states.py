@@ -57,10 +57,10 @@ def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
     loaded = []
     for index, (saved, group) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
         ours = _description(group)
-        if "part" in saved.options:  # chooses a rule, so a file may confirm it, but not change it
-            ours["part"] = group.get("part")
+        # Some options choose the rule: these a file may confirm, but not change.
+        ours |= {option: group.get(option) for option in ("part", "beyond") if option in saved.options}
         for what, value in ours.items():
-            found = saved.options["part"] if what == "part" else getattr(saved, what)
+            found = saved.options[what] if what in saved.options else getattr(saved, what)
             if found != value:
                 raise ValueError(f"Group {index} in {path} has {what} {shown(found)}, the optimizer's {value}.")
         rule = optimizer._rule(index, torch.device("cpu"))
