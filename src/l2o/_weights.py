@@ -73,7 +73,7 @@ def card(name_or_path: str | Path) -> str:
     raise ValueError(f"There is no card beside {path}: neither {path.stem}.md nor README.md.")
 
 
-_CARD_LIMIT = 2**22  # bytes
+_CARD_LIMIT = 2**18  # bytes
 _LIMIT = 2**30  # bytes of a weights file, which is read whole
 
 
