@@ -137,9 +137,7 @@ def _check_params(params: Any) -> None:
     ]
     if not leaves or wrong:
         found = ", ".join(wrong) if wrong else "no leaves at all"
-        raise TypeError(
-            f"A task's params must be floating arrays to be optimized, but `init` returned {found}."
-        )
+        raise TypeError(f"A task's params must be floating arrays to be optimized, but `init` returned {found}.")
 
 
 def _name(obj: Any) -> str:
