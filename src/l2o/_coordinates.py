@@ -94,7 +94,7 @@ def align(updates: PyTree, params: PyTree | None) -> Aligned:
             matched = [None if leaf is None else next(others) for leaf in leaves]
     acted_on, gradients, ours = [], [], []
     for i, (path, gradient) in enumerate(found):
-        param = None if matched is None else matched[i]
+        param: Any = None if matched is None else matched[i]
         if gradient is None:
             if _size(param):
                 raise ValueError(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -25,7 +26,7 @@ def mesh_of(leaves: Sequence[Any]) -> Any | None:
         sharding = _sharding(leaf)
         if sharding is not None and _axes(sharding.spec) & set(sharding.mesh.explicit_axes):
             meshes.append(sharding.mesh)
-            found = sharding.mesh if isinstance(leaf, jax.core.Tracer) else leaf.sharding.mesh
+            found = sharding.mesh if isinstance(leaf, Tracer) else leaf.sharding.mesh
     if any(mesh != meshes[0] for mesh in meshes):
         raise ValueError(
             f"The params are divided on different meshes: {', '.join(str(m) for m in dict.fromkeys(meshes))}. A learned "

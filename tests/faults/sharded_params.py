@@ -72,9 +72,9 @@ def check(name, mesh, jit):
     for part, wanted in zip(actual[:2], expected[:2], strict=True):
         for key in SHAPES:
             np.testing.assert_allclose(part[key], wanted[key], rtol=1e-5, atol=1e-6, err_msg=f"{name} {key}")
-            if AxisType.Explicit in mesh.axis_types:
+            if AxisType.Explicit in mesh.axis_types:  # on Auto axes XLA chooses, of a jitted step
                 assert jax.typeof(part[key]).sharding.spec == jax.typeof(put(drawn(0), mesh)[key]).sharding.spec
-            assert part[key].sharding.is_equivalent_to(NamedSharding(mesh, SPECS[key]), part[key].ndim) or not jit
+                assert part[key].sharding.is_equivalent_to(NamedSharding(mesh, SPECS[key]), part[key].ndim)
     return actual[2]
 
 

@@ -44,12 +44,12 @@ def sphere(dtype=jnp.complex64):
 
 
 def test_w8_every_rule_brings_complex_params_to_rest():
-    """The sum of |z|^2 from 13: both parts of both numbers fall, at gradient descent's rate with SGD."""
+    """The sum of |z|^2 from 14 (along the real axis alone to 13): both parts fall, with SGD at gradient descent's rate."""
     _, losses = l2o.unroll(sphere(), optax.sgd(0.1), l2o.start(sphere(), optax.sgd(0.1), KEY), KEY, length=6)
-    np.testing.assert_allclose(losses, 13 * 0.64 ** np.arange(6), rtol=1e-5)
+    np.testing.assert_allclose(losses, 14 * 0.64 ** np.arange(6), rtol=1e-5)
     for optimizer in (optax.adam(0.3), Descent(jnp.log(0.3)), Momentum(jnp.asarray(0.1), jnp.asarray(0.5))):
         final, losses = l2o.unroll(sphere(), optimizer, l2o.start(sphere(), optimizer, KEY), KEY, length=100)
-        assert losses[0] == 13
+        assert losses[0] == pytest.approx(14)
         assert losses[-1] < 0.02
         assert final.params.dtype == START.dtype
     optimizer = l2o.load("lstm-mnist")
