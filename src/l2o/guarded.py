@@ -74,9 +74,9 @@ class Guarded(AbstractLearnedOptimizer):
     of `value_fn` there (the same minibatch), whose averages are $a^F_t$ and $m^F_k$. A run starts with a race, and unless `race`
     is given it never ends while the learned rule leads. It ends
 
-    - as soon as $a_t > a^F_t + \delta\,|a^F_t|$, or the same holds of the losses themselves at $w$ steps in a row, or only the learned rule's loss is not finite, and from step `race` (else 100)
-      on also where $m_k > m^F_k$: it is behind and hands over, $\theta_{t+1} = \theta^F_{t+1}$; from here on the run *is* the
-      fallback's;
+    - as soon as $a_t > a^F_t + \delta\,|a^F_t|$, or the same holds of the losses themselves at $w$ steps in a row, or only the
+      learned rule's loss is not finite, and from step `race` (else 100) on also where $m_k > m^F_k$: it is behind and hands
+      over, $\theta_{t+1} = \theta^F_{t+1}$; from here on the run *is* the fallback's;
     - if `race` is given, from that step on where $m_k \le m^F_k - \delta\,|m^F_k|$ and $m_k \le m_{k-1} - \delta\,|m_{k-1}|$: it
       is ahead and still falling, and goes on alone.
 
