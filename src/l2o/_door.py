@@ -5,6 +5,7 @@ hostile, ends here in a `ValueError` of one line that names the file and the fie
 code, and memory is bounded by the size of the file before it is taken.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -13,19 +14,17 @@ import stat
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
-
-T = TypeVar("T")
 
 _JSON_LIMIT = 2**26  # bytes of a JSON file
 _ARRAYS_LIMIT = 2**30  # bytes of all arrays of an npz file together
 _RATIO = 100  # times its own size an npz file may unpack to, beyond 64 MiB; deflate could go to 1,032
 _DEPTH = 64  # of JSON within JSON
 _HEADER_LIMIT = 2**23  # bytes of a safetensors header
-FLOATS = ("F64", "F32", "F16")  # dtypes of safetensors files
+FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes of safetensors files
 ANYTHING = (*FLOATS, "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 _HINT = "It was not written by l2o, or is damaged: replace it."
 
@@ -67,7 +66,7 @@ def read_text(path: str | Path, *, limit: int = _JSON_LIMIT) -> str:
             raise damaged(path, "text in UTF-8", error) from error
 
 
-def read_json(path: str | Path, type: type[T], *, finite: bool = True, limit: int = _JSON_LIMIT) -> T:
+def read_json(path: str | Path, type: Any, *, finite: bool = True, limit: int = _JSON_LIMIT) -> Any:
     """The contents of a JSON file as `type`: a `msgspec.Struct`, or anything that `msgspec.convert` knows.
 
     **Arguments:** `finite`: refuse NaN and infinity, as numbers of a file rarely may be.
@@ -77,7 +76,7 @@ def read_json(path: str | Path, type: type[T], *, finite: bool = True, limit: in
     return parse_json(read_text(path, limit=limit), type, path=path, finite=finite)
 
 
-def parse_json(text: str, type: type[T], *, path: str | Path, where: str = "", finite: bool = True) -> T:
+def parse_json(text: str, type: Any, *, path: str | Path, where: str = "", finite: bool = True) -> Any:
     """As `read_json`, of JSON that is the text of the field `where` of a file, or one of its lines."""
     named = f"{one_line(path)}: `{where}`" if where else one_line(path)
     try:
@@ -90,7 +89,7 @@ def parse_json(text: str, type: type[T], *, path: str | Path, where: str = "", f
     return convert(found, type, path=path, where=where)
 
 
-def convert(found: Any, type: type[T], *, path: str | Path, where: str = "") -> T:
+def convert(found: Any, type: Any, *, path: str | Path, where: str = "") -> Any:
     """What JSON holds as `type`; the field that does not fit is named, within `where`.
 
     **Raises:** `ValueError`.
@@ -99,12 +98,23 @@ def convert(found: Any, type: type[T], *, path: str | Path, where: str = "") -> 
         return msgspec.convert(found, type, strict=True)
     except msgspec.ValidationError as error:
         what, _, field = str(error).partition(" - at `$")
+        if what.startswith("Expected `") and "got" not in what:
+            what = f"{what}, got {shown(_at(found, field.rstrip('`')))}"
         field = ".".join(part for part in (where, field.rstrip("`").lstrip(".")) if part)
         if not field:
             raise ValueError(f"{one_line(path)}: {one_line(what)}. {_HINT}") from error
         raise refused(path, field.replace(".[", "["), what) from error
     except RecursionError as error:
         raise refused(path, where or "it", "nested too deeply") from error
+
+
+def _at(found: Any, field: str) -> Any:
+    """The value at a path as msgspec writes it: .name, [3], and [...] for some value of a mapping."""
+    for name, index in re.findall(r"\.([^.\[]+)|\[([^\]]+)\]", field):
+        if index == "...":
+            return found
+        found = found[name] if name else found[int(index)]
+    return found
 
 
 def _no_constant(name: str) -> float:
@@ -196,6 +206,15 @@ def _array(content, name, kinds):
     return flat.reshape(shape, order="F" if fortran_order else "C")
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file, before any of its arrays are looked at.
+
+    **Raises:** as `read_safetensors`.
+    """
+    with _safetensors(path, None) as file:
+        return dict(file.metadata() or {})
+
+
 def read_safetensors(
     path: str | Path, *, dtypes: Collection[str] = FLOATS, finite: bool = True, limit: int | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -204,35 +223,39 @@ def read_safetensors(
     **Arguments:**
 
     - `dtypes`: allowed, by their names in the file: `FLOATS`, or `ANYTHING` that NumPy has.
-    - `finite`: refuse NaN and infinity.
+    - `finite`: refuse NaN and infinity. - `limit`: bytes of the file; all of it is read.
 
-    **Raises:** `ValueError` naming the file, and the array where it is one; `OSError` if there is no such file.
+    **Raises:** `ValueError` naming the file, and the array where it is one; `OSError` if it cannot be read.
     """
+    with _safetensors(path, limit) as file:
+        stored = {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        wrong = [name for name, dtype in stored.items() if dtype not in dtypes]
+        arrays = {} if wrong else {name: file.get_tensor(name) for name in stored}
+        metadata = dict(file.metadata() or {})
+    if wrong:
+        what = f"numbers of the dtype {stored[wrong[0]]}, expected one of {', '.join(dtypes)}"
+        raise refused(path, _short(wrong[0]), what)
+    if finite:
+        check_finite(arrays, path)
+    return arrays, metadata
+
+
+@contextlib.contextmanager
+def _safetensors(path, limit):
+    """The open file; whatever goes wrong within is said to be damage."""
     import safetensors
 
     what = "safetensors file"
     with open_bounded(path, limit) as file:
         declared = int.from_bytes(file.read(8), "little")
-        if declared > _HEADER_LIMIT:
-            raise damaged(path, what, f"a header of {declared:,} bytes, more than {_HEADER_LIMIT:,}")
-    arrays: dict[str, np.ndarray] = {}
+    if declared > _HEADER_LIMIT:
+        raise damaged(path, what, f"a header of {declared:,} bytes, more than {_HEADER_LIMIT:,}")
     # Every exception, not only safetensors' own: NumPy and Python raise theirs below it.
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            stored = {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            wrong = [name for name, dtype in stored.items() if dtype not in dtypes]
-            if not wrong:
-                arrays = {name: file.get_tensor(name) for name in stored}
+            yield file
     except Exception as error:
         raise damaged(path, what, str(error) or type(error).__name__) from error
-    if wrong:
-        raise refused(
-            path, _short(wrong[0]), f"numbers of the dtype {stored[wrong[0]]}, expected one of {', '.join(dtypes)}"
-        )
-    if finite:
-        check_finite(arrays, path)
-    return arrays, metadata
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], where: str | Path) -> None:

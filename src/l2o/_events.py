@@ -4,6 +4,7 @@ TensorBoard's names for curves ("tags") are taken as they are; `tensorboardX.Sum
 letters, digits, `-`, `_`, `/` and `.`, and draw two panels of different names as one.
 """
 
+import itertools
 import os
 import socket
 import struct
@@ -20,9 +21,9 @@ def file_name(suffix: str = "") -> str:
     return f"{PREFIX}{time.time():.0f}.{socket.gethostname()}.{os.getpid()}{suffix}"
 
 
-def scalar(tag: str, value: float, step: int):
+def scalar(tag: str, value: float | int, step: int):
     """One point of a curve."""
-    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
 
     return _event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
 
@@ -45,11 +46,13 @@ class Appended:
     """An event file of a run that goes on. `purge_from`: TensorBoard forgets what other files say of this step and later ones."""
 
     def __init__(self, folder: Path, *, purge_from: int | None = None):
-        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
 
-        self.path = folder / file_name()
-        purge = [] if purge_from is None else [_event(step=purge_from, session_log=SessionLog(status=SessionLog.START))]
-        self._append(records(purge), os.O_CREAT | os.O_EXCL)
+        start = [] if purge_from is None else [_event(step=purge_from, session_log=SessionLog(status=SessionLog.START))]
+        # Two in one second: TensorBoard reads them in the order of their names.
+        names = (folder / file_name(f".{i}" if i else "") for i in itertools.count())
+        self.path = next(path for path in names if not os.path.lexists(path))
+        self._append(records(start), os.O_CREAT | os.O_EXCL)
 
     def add(self, events: Iterable[Any]) -> None:
         """Appends them."""
@@ -60,7 +63,8 @@ class Appended:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | flags, 0o666)
             try:
                 length = os.fstat(descriptor).st_size
-                if os.write(descriptor, content) < len(content):  # a full disk takes a part, and fails at the next write
+                written = os.write(descriptor, content)
+                if written < len(content):  # a disk that is all but full takes a part, and fails at the next write
                     os.ftruncate(descriptor, length)
                     os.write(descriptor, content)
             finally:
@@ -70,7 +74,7 @@ class Appended:
 
 
 def _event(**fields):
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
 
     return Event(wall_time=time.time(), **fields)
 

@@ -22,8 +22,9 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import equinox as eqx
 import jax
+import jax.core
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -87,8 +88,8 @@ class Fingerprints:
             yield from self._array(thing, path)
         elif isinstance(thing, types.FunctionType):
             yield from self._function(thing, path)
-        elif _importable(thing):
-            yield from ("named", *_importable(thing))
+        elif name := _importable(thing):
+            yield from ("named", *name)
         elif isinstance(thing, type):
             yield from self._class(thing, path)
         elif isinstance(thing, types.CodeType):
@@ -128,6 +129,11 @@ class Fingerprints:
             yield "treedef"
             yield self._digest(thing.node_data(), path)
             yield from (self._digest(child, path) for child in thing.children())
+        elif type(thing).__module__.startswith("torch") and hasattr(thing, "detach"):
+            yield from ("tensor", str(thing.dtype), str(tuple(thing.shape)), str(thing.requires_grad))
+            yield self._digest(np.asarray(thing.detach().cpu().resolve_conj().resolve_neg().tolist()), path)
+        elif type(thing).__module__ == "torch" and type(thing).__name__ in ("dtype", "device", "Size"):
+            yield repr(thing)
         elif isinstance(thing, types.BuiltinFunctionType):
             yield from ("builtin", thing.__qualname__)
             yield self._digest(thing.__self__, path)
@@ -150,7 +156,7 @@ class Fingerprints:
         if values.dtype.hasobject:
             yield self._digest(values.ravel().tolist(), path)
         else:
-            yield hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8)).digest()
+            yield hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).digest()
 
     def _sequence(self, items, path):
         yield from ("list",) if isinstance(items, list) else ("tuple",)
@@ -246,12 +252,14 @@ class Fingerprints:
             raise Unfingerprintable(f"{path} is a {_named(cls)}.")
         try:
             object.__reduce_ex__(thing, 2)  # fails where there is state that is no attribute
-            state = object.__getstate__(thing)
+            state: Any = object.__getstate__(thing)
         except TypeError:
             raise Unfingerprintable(f"{path} is a {_named(cls)}.") from None
         yield self._digest(cls, path)
-        attributes, slots = state if isinstance(state, tuple) else (state, None)
-        for name, value in sorted(((attributes or {}) | (slots or {})).items()):
+        found: dict[str, Any] = {}
+        for part in state if isinstance(state, tuple) else (state,):  # attributes, and slots where there are some
+            found |= part or {}
+        for name, value in sorted(found.items()):
             if not isinstance(inspect.getattr_static(cls, name, None), functools.cached_property):
                 yield name
                 yield self._digest(value, f"{path}.{name}")
@@ -260,7 +268,14 @@ class Fingerprints:
 # Attributes of classes that do not decide what their objects do.
 _SAYS_NOTHING = {
     *("__module__", "__qualname__", "__name__", "__doc__", "__dict__", "__weakref__", "__slots__", "__annotations__"),
-    *("__annotate__", "__annotate_func__", "__annotations_cache__", "__abstractmethods__", "_abc_impl", "__parameters__"),
+    *(
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations_cache__",
+        "__abstractmethods__",
+        "_abc_impl",
+        "__parameters__",
+    ),
     *("__orig_bases__", "__match_args__", "__static_attributes__", "__firstlineno__", "__type_params__", "__replace__"),
     *("__dataclass_fields__", "__dataclass_params__", "__repr__", "__str__", "__eq__", "__hash__", "__lt__", "__le__"),
     *("__gt__", "__ge__", "__setattr__", "__delattr__", "__getstate__", "__setstate__", "__getnewargs__"),
@@ -300,7 +315,7 @@ def _simple(thing) -> tuple[str | bytes, ...] | None:
         return "dtype", str(thing)
     if isinstance(thing, pathlib.PurePath):
         return "path", str(thing)
-    if isinstance(thing, jax.core.Primitive if hasattr(jax.core, "Primitive") else ()):
+    if isinstance(thing, jax.extend.core.Primitive):
         return "primitive", thing.name
     if isinstance(thing, _NAMED):
         return type(thing).__name__, repr(thing)
@@ -315,7 +330,9 @@ def _named(cls) -> str:
 
 def _is_compiled(thing) -> bool:
     """Of jax.jit, eqx.filter_jit or functools.cache: it acts as what it wraps does."""
-    return type(thing).__name__ in ("PjitFunction", "_JitWrapper", "_lru_cache_wrapper") and hasattr(thing, "__wrapped__")
+    return type(thing).__name__ in ("PjitFunction", "_JitWrapper", "_lru_cache_wrapper") and hasattr(
+        thing, "__wrapped__"
+    )
 
 
 def _is_wrapped(value) -> bool:
@@ -398,7 +415,89 @@ def _imported(code, globals_) -> list[types.ModuleType]:
             if instruction.opname == "IMPORT_NAME":
                 level = instructions[i - 2].argval if i > 1 and isinstance(instructions[i - 2].argval, int) else 0
                 package = globals_.get("__package__") or ""
-                name = importlib.util.resolve_name("." * level + instruction.argval, package) if level else instruction.argval
+                name = (
+                    importlib.util.resolve_name("." * level + instruction.argval, package)
+                    if level
+                    else instruction.argval
+                )
                 if isinstance(module := sys.modules.get(name), types.ModuleType):
                     found[name] = module
     return [found[name] for name in sorted(found)]
+
+
+class Described:
+    """All that decides a run, by name, so that it is compared with what another was started with, and what differs is named.
+
+    `parts`: of every thing, or of every field of a module or dataclass that it is, the value in words or a fingerprint; None of
+    what has none.
+    """
+
+    def __init__(self, things: Mapping[str, Any], prints: Fingerprints | None = None):
+        self.parts: dict[str, str | None] = {}
+        self._why: list[str] = []
+        prints = prints or Fingerprints()
+        for name, thing in things.items():
+            self._add(name, thing, prints)
+
+    def _add(self, name, thing, prints):
+        if (words := _words(thing)) is not None:
+            self.parts[name] = words
+            return
+        if isinstance(thing, tuple | list | dict) and any(map(dataclasses.is_dataclass, _items(thing).values())):
+            self.parts[name] = f"{type(thing).__name__} of {len(thing)}"
+            for key, item in _items(thing).items():
+                self._add(f"{name}[{key!r}]", item, prints)
+            return
+        fields = () if isinstance(thing, type) or _is_compiled(thing) else getattr(thing, "__dataclass_fields__", ())
+        try:
+            told = prints.of(type(thing) if fields else thing, name)[:16]
+        except Unfingerprintable as error:
+            self.parts[name] = None
+            self._why.append(str(error))
+            return
+        kind = getattr(thing, "__name__", None) or type(thing).__name__
+        self.parts[name] = f"{kind} {told}"
+        for field in fields:
+            if hasattr(thing, field):
+                self._add(f"{name}.{field}", getattr(thing, field), prints)
+
+    def check(self, recorded: Mapping[str, str | None], whose: str) -> None:
+        """Compares with the `parts` that were recorded.
+
+        **Raises:** `ValueError` naming what differs, or what cannot be compared.
+        """
+        mine = self.parts
+        differing = [name for name in {**recorded, **mine} if recorded.get(name) != mine.get(name)]
+        # Of a module that is another altogether its fields say nothing more.
+        above = {name for name in differing if any(name.startswith((f"{other}.", f"{other}[")) for other in differing)}
+        if told := [
+            f"{n} is {_short(recorded.get(n))} there, {_short(mine.get(n))} here" for n in differing if n not in above
+        ]:
+            raise ValueError(
+                f"{whose} was started with other settings: {'; '.join(told[:6])}. Resume with the same, or choose another folder."
+            )
+        if self._why:
+            raise ValueError(
+                f"{whose} cannot be resumed, as what was recorded cannot be compared with what it is resumed with: "
+                f"{' '.join(self._why[:3])} Make it an `equinox.Module`, whose fields can be compared, or choose another folder."
+            )
+
+
+def _items(thing) -> dict[Any, Any]:
+    return thing if isinstance(thing, dict) else dict(enumerate(thing))
+
+
+def _words(thing) -> str | None:
+    """A value that can be read, where it is a short one."""
+    if isinstance(thing, bool | int | float | str | None):
+        return words if len(words := repr(thing)) < 80 else None
+    if not isinstance(thing, jax.Array | np.ndarray) or isinstance(thing, jax.core.Tracer) or thing.size > 4:
+        return None
+    if isinstance(thing, jax.Array) and jnp.issubdtype(thing.dtype, jax.dtypes.prng_key):
+        return f"{jax.random.key_impl(thing)} {np.asarray(jax.random.key_data(thing)).tolist()}"
+    return f"{thing.dtype} {np.asarray(thing).tolist()}"
+
+
+def _short(words: str | None, most: int = 100) -> str:
+    words = "nothing" if words is None else "".join(c if c.isprintable() else "?" for c in words)
+    return words if len(words) <= most else f"{words[:most]}..."

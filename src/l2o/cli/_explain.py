@@ -87,8 +87,9 @@ def family_of(weights: str, task: str | None, set_: list[str] | None):
         if default is None or "data" in _common.parse_settings(set_):
             raise
         console.print(
-            f"[yellow]The data {settings['data']!r} that {weights} was meta-trained on are not here; {default.default!r}, which "
-            f"comes with the package, stands in.[/yellow] ({str(error).splitlines()[0]})",
+            f"The data {settings['data']!r} that {weights} was meta-trained on are not here; {default.default!r}, which "
+            f"comes with the package, stands in. ({str(error).splitlines()[0]})",
+            style="yellow",
             soft_wrap=True,
         )
         settings["data"] = default.default
