@@ -306,3 +306,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 def is_plain_name(name: str) -> bool:
     """Whether a string of a file is a name and nothing else: no path, no reference to code, no option, not hidden."""
     return _PLAIN.fullmatch(name) is not None and ".." not in name
+
+
+def is_file_stem(name: str) -> bool:
+    """Whether NAME.npz, say, is a file right in a folder: of names that users give, which need not be plain."""
+    return bool(name) and not {"/", "\\", "\0"} & set(name) and name not in (".", "..")

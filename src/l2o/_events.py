@@ -4,6 +4,7 @@ TensorBoard's names for curves ("tags") are taken as they are; `tensorboardX.Sum
 letters, digits, `-`, `_`, `/` and `.`, and draw two panels of different names as one.
 """
 
+import errno
 import itertools
 import os
 import socket
@@ -63,10 +64,9 @@ class Appended:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | flags, 0o666)
             try:
                 length = os.fstat(descriptor).st_size
-                written = os.write(descriptor, content)
-                if written < len(content):  # a disk that is all but full takes a part, and fails at the next write
+                if os.write(descriptor, content) < len(content):  # the disk has just become full
                     os.ftruncate(descriptor, length)
-                    os.write(descriptor, content)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
         except OSError as error:
