@@ -26,12 +26,12 @@ _DEPTH = 64  # of JSON within JSON
 _HEADER_LIMIT = 2**23  # bytes of a safetensors header
 FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes of safetensors files
 ANYTHING = (*FLOATS, "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
-_HINT = "It was not written by l2o, or is damaged: replace it."
+HINT = "It was not written by l2o, or is damaged: replace it."
 
 
 def refused(where: str | Path, field: str, what: str) -> ValueError:
     """The error, to be raised, for a `field` of the file (or whatever else) called `where`: `what` says what is wrong."""
-    return ValueError(f"{one_line(where)}: `{one_line(field)}`: {one_line(what).rstrip('.')}. {_HINT}")
+    return ValueError(f"{one_line(where)}: `{one_line(field)}`: {one_line(what).rstrip('.')}. {HINT}")
 
 
 def damaged(path: str | Path, what: str, error: object) -> ValueError:
@@ -50,7 +50,7 @@ def open_bounded(path: str | Path, limit: int | None = None) -> BinaryIO:
     if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
         raise ValueError(f"{one_line(path)} is not a regular file.")
     if limit is not None and info.st_size > limit:
-        raise ValueError(f"{one_line(path)} has {info.st_size:,} bytes, more than the {limit:,} that are read. {_HINT}")
+        raise ValueError(f"{one_line(path)} has {info.st_size:,} bytes, more than the {limit:,} that are read. {HINT}")
     return open(path, "rb")  # of a folder the system says that it is one
 
 
@@ -85,7 +85,7 @@ def parse_json(text: str, type: Any, *, path: str | Path, where: str = "", finit
         _check_tree(found, "\\u" in text)
     except (ValueError, RecursionError) as error:  # json's own error is a ValueError too
         why = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
-        raise ValueError(f"{named} is not the JSON that was expected ({why}). {_HINT}") from error
+        raise ValueError(f"{named} is not the JSON that was expected ({why}). {HINT}") from error
     return convert(found, type, path=path, where=where)
 
 
@@ -102,7 +102,7 @@ def convert(found: Any, type: Any, *, path: str | Path, where: str = "") -> Any:
             what = f"{what}, got {shown(_at(found, field.rstrip('`')))}"
         field = ".".join(part for part in (where, field.rstrip("`").lstrip(".")) if part)
         if not field:
-            raise ValueError(f"{one_line(path)}: {one_line(what)}. {_HINT}") from error
+            raise ValueError(f"{one_line(path)}: {one_line(what)}. {HINT}") from error
         raise refused(path, field.replace(".[", "["), what) from error
     except RecursionError as error:
         raise refused(path, where or "it", "nested too deeply") from error

@@ -395,7 +395,16 @@ def save_and_restore(folder, run):
     checkpoints = _checkpoint.Checkpoints(folder, resume=False, settings={})
     rows = [{"step": i, "meta_loss": float("nan")} for i in (1, 2, 3)]
     checkpoints.save(run, rows)
-    like = jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x * 0, run)
+    like = jax.tree.map(
+        lambda x: (
+            x
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            else jnp.zeros_like(x)
+            if isinstance(x, jax.Array)
+            else np.zeros_like(x)
+        ),
+        run,
+    )
     again, history = _checkpoint.Checkpoints(folder, resume=True, settings={}).restore(like)
     assert jax.tree.structure(again) == jax.tree.structure(run)
     for a, e in zip(jax.tree.leaves(again), jax.tree.leaves(run), strict=True):

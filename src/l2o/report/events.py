@@ -6,7 +6,7 @@ import numpy as np
 
 from l2o import _events
 from l2o._door import printable
-from l2o._files import check_writable, subfolder, write_whole
+from l2o._files import subfolder, write_whole
 from l2o._names import file_name
 from l2o.report import curves
 from l2o.results import Comparison, Record
@@ -28,7 +28,7 @@ def write_cell(folder: str | Path, panel: str, optimizer: str, record: Record, w
 
     **Raises:** `OSError` if `folder` cannot be written to; `ValueError` if a link in it leads elsewhere.
     """
-    check_writable(Path(folder))
+    Path(folder).mkdir(parents=True, exist_ok=True)
     run = subfolder(Path(folder), file_name(optimizer))
     suffix = f"@{file_name(panel)}"  # "@" is in no such name: the panel "b" is not the end of "a.b"
     new = run / _events.file_name(suffix)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from l2o._door import printable
+from l2o._door import one_line
 from l2o._files import write_whole
 from l2o.report import curves
 from l2o.report.styles import Style, all_optimizers, styles
@@ -143,7 +143,10 @@ def _title(axis, title, **options):
 
 
 def _literal(text, content):
-    text.set(text=printable(content), parse_math=False, usetex=False)
+    content = one_line(content)
+    if len(content) > 60:  # it would leave no room for what it names
+        content = f"{content[:28]}…{content[-31:]}"
+    text.set(text=content, parse_math=False, usetex=False)
 
 
 def _save(fig, path, also=()):
