@@ -1,9 +1,11 @@
-"""Meta-trains in a folder, saying which step it has done: `python killable.py FOLDER NUM_STEPS [resume]`.
+"""Meta-trains in a folder, saying which step it has done: `python killable.py FOLDER NUM_STEPS [resume] [slowly]`.
 
 The test kills it. It prints the meta-parameters, bit for bit, at the end.
 """
 
+import os
 import sys
+import time
 
 import equinox as eqx
 import jax
@@ -14,7 +16,21 @@ from fakes import Momentum, bowls
 import l2o
 from l2o.estimators.pes import PES
 
+
+def slow(function):
+    """Of a system call: with pauses around it in which the process can be killed."""
+
+    def slowed(*arguments):
+        time.sleep(0.02)
+        function(*arguments)
+        time.sleep(0.02)
+
+    return slowed
+
+
 if __name__ == "__main__":
+    if "slowly" in sys.argv:
+        os.replace, os.fsync = slow(os.replace), slow(os.fsync)
     problem = l2o.InnerTraining(bowls, horizon=6, truncation=3)
     result = l2o.meta_train(
         Momentum(jnp.asarray(0.01), jnp.asarray(0.5)),

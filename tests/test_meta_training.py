@@ -272,11 +272,12 @@ def test_there_must_be_something_to_resume(tmp_path):
 def test_resuming_with_other_settings(tmp_path):
     train(tmp_path, num_steps=1)
     with pytest.raises(
-        ValueError, match=r"was started with other settings: .*'Momentum.* there, 'Descent.* here\. Resume with the"
+        ValueError,
+        match=r"was started with other settings: optimizer is Momentum.* there, Descent.* here.*\. Resume with the",
     ):
         train(tmp_path, num_steps=2, resume=True, optimizer=SMALL)
     longer = estimator(bowls, horizon=6, num_tasks=2)
-    with pytest.raises(ValueError, match=r"was started with other settings: .*horizon=4.* there, .*horizon=6.* here"):
+    with pytest.raises(ValueError, match=r"was started with other settings: .*problem\.horizon is 4 there, 6 here"):
         l2o.meta_train(
             Momentum(jnp.asarray(0.01), jnp.asarray(0.5)), longer, num_steps=2, key=KEY, folder=tmp_path, resume=True
         )
@@ -301,7 +302,7 @@ def test_a_full_or_read_only_disk_is_noticed_before_anything_is_run(tmp_path, mo
         OSError, match=rf"Cannot write to .*run: {os.strerror(code)}\. Free some space or choose another"
     ):
         train(tmp_path / "run", on_step=lambda row: pytest.fail("it ran"))
-    assert not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
 
 
 ONES = lambda key: jnp.ones(2)

@@ -7,7 +7,6 @@ devices, and cells are recorded as they finish (`l2o.results`). A comparison tha
 nothing twice.
 """
 
-import hashlib
 import json
 import queue
 import threading
@@ -24,6 +23,8 @@ import numpy as np
 from jaxtyping import Array, Key, PRNGKeyArray
 
 from l2o import _devices, _weights, baselines, costs, pretrained, scale, tuning
+from l2o._files import holding_its_folder
+from l2o._fingerprint import Fingerprints, Unfingerprintable
 from l2o._panel import Panel
 from l2o._task import TaskFamily, is_deterministic
 from l2o.baselines import Baseline
@@ -53,6 +54,7 @@ class _Contender(NamedTuple):
         return search.make(self.baseline, horizon)(tuned.value) if tuned else self.baseline.make(None)
 
 
+@holding_its_folder
 def compare(
     panels: Mapping[str, Panel],
     optimizers: Mapping[str, Any] | Sequence[str],
@@ -85,9 +87,9 @@ def compare(
     - `on_done(panel, optimizer, record)` is called after each cell, from the thread that ran it.
 
     **Raises:** before anything is run: `ValueError` for names that do not exist, a baseline that minibatches would mislead on
-    every panel (L-BFGS), an optimizer that refuses every panel's params, or a folder of a comparison with other settings;
-    `FileExistsError` if the folder holds a comparison and `resume` is not set; `FileNotFoundError` for data that are not
-    there.
+    every panel (L-BFGS), an optimizer that refuses every panel's params, or a folder of a comparison with other settings,
+    or with other optimizers or families under the same names; `FileExistsError` if the folder holds a comparison and
+    `resume` is not set, `BlockingIOError` if one goes on in it; `FileNotFoundError` for data that are not there.
     """
     search = search or Search()
     contenders = _contenders(optimizers)
@@ -103,7 +105,7 @@ def compare(
     store = None
     if folder is not None:
         described = {name: _described(contender) for name, contender in contenders.items()}
-        store = Store(Path(folder), resume, panels, described, settings, left_out)
+        store = Store(Path(folder), resume, panels, described, settings, left_out, _fingerprints(families, contenders))
     cells = [(p, n) for p in panels for n in contenders if n not in left_out[p]]
     records = {cell: record for cell in cells if store and (record := store.read(*cell)) is not None}
 
@@ -323,17 +325,21 @@ def _settings(key, num_tasks, tune_tasks, search) -> dict[str, Any]:
 def _described(contender: _Contender) -> dict[str, Any]:
     return {
         "learned": contender.learned,
-        "fingerprint": _fingerprint(contender),
         "meta_training": contender.meta_training and contender.meta_training._asdict(),
     }
 
 
-def _fingerprint(contender: _Contender) -> str:
-    """So that records of one optimizer are never taken for another's of the same name."""
-    if contender.baseline is not None:
-        return "baseline"
-    arrays: list[Array] = jax.tree.leaves(eqx.filter(contender.optimizer, eqx.is_array))
-    digest = hashlib.sha256(type(contender.optimizer).__name__.encode())
-    for leaf in arrays:
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
+def _fingerprints(families, contenders) -> dict[str, dict[str, str | Unfingerprintable]]:
+    """So that records of one optimizer or family are never taken for another's of the same name."""
+    prints = Fingerprints()
+
+    def of(thing, name):
+        try:
+            return prints.of(thing, name)
+        except Unfingerprintable as error:
+            return error
+
+    return {
+        "panels": {name: of(family, f"the family of {name!r}") for name, family in families.items()},
+        "optimizers": {n: of(c.baseline or c.optimizer, f"the optimizer {n!r}") for n, c in contenders.items()},
+    }

@@ -12,8 +12,9 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from l2o import _devices
+from l2o import _devices, _events
 from l2o._checkpoint import Checkpoints
+from l2o._files import holding_its_folder
 from l2o._inner import InnerTraining
 from l2o._optimizer import AbstractLearnedOptimizer
 from l2o._task import TaskFamily, check_family
@@ -76,6 +77,7 @@ def default_outer_optimizer(
     return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate))
 
 
+@holding_its_folder
 def meta_train(
     optimizer: AbstractLearnedOptimizer,
     estimator: AbstractGradientEstimator,
@@ -110,8 +112,9 @@ def meta_train(
     - `max_seconds`: stop early after this much wall clock in this call.
     - `on_step`: called with each row of the history, for a progress bar.
 
-    **Raises:** `ValueError` for bad arguments or tasks (see `check_family`), before anything is run; `FileExistsError` if
-    `folder` holds a run and `resume` is not set.
+    **Raises:** `ValueError` for bad arguments or tasks (see `check_family`), or if another optimizer, estimator, family, outer
+    optimizer, key, ... than before is to be resumed (it says which), before anything is run; `FileExistsError` if `folder`
+    holds a run and `resume` is not set, `BlockingIOError` if a run in it goes on; `OSError` where the disk fills up.
     """
     outer_opt = outer_opt or default_outer_optimizer()
     if num_steps < 1:
@@ -126,7 +129,19 @@ def meta_train(
     checkpoints = (
         None
         if folder is None
-        else Checkpoints(Path(folder), resume=resume, settings=eqx.tree_pformat((optimizer, estimator, average)))
+        else Checkpoints(
+            Path(folder),
+            resume=resume,
+            settings={
+                "optimizer": optimizer,
+                "estimator": estimator,
+                "outer_opt": outer_opt,
+                "key": key,
+                "validation": validation,
+                "average": float(average),
+                "number of devices": len(devices),
+            },
+        )
     )
     writer = None
     train_key, init_key, validation_key = jax.random.split(key, 3)
@@ -208,9 +223,8 @@ def meta_train(
             history.append(row)
             whole = dict(run)
             if writer is not None:
-                for name, value in row.items():
-                    if name != "step":
-                        writer.add_scalar(f"meta_training/{name}", value, step)
+                named = {f"meta_training/{name}": value for name, value in row.items() if name != "step"}
+                writer.add(_events.scalar(name, value, step) for name, value in named.items())
             if on_step is not None:
                 on_step(row)
             if step % checkpoint_every == 0:
@@ -227,9 +241,6 @@ def meta_train(
         if folder is not None:
             interrupt.add_note(f"Saved at meta-step {step} in {folder}; go on with resume=True (`--resume`).")
         raise
-    finally:
-        if writer is not None:
-            writer.close()
 
     last = eqx.combine(run["average"], static)
     has_best = bool(np.isfinite(run["best_score"]))

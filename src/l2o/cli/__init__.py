@@ -3,6 +3,7 @@
 This module imports neither JAX nor anything that does, so that `l2o --help` answers at once; the commands do when they run.
 """
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -272,10 +273,17 @@ def pretrained(
 
 def _reporting_errors(command, **arguments):
     """Runs a command; a mistake in its input is one line on stderr, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a path may hold bytes that are no text: they come out as they went in
+            stream.reconfigure(errors="surrogateescape" if stream.encoding == "utf-8" else "backslashreplace")
     try:
         command(**arguments)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        from l2o._door import printable
+
+        typer.secho(f"error: {printable(str(error))}", fg="red", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as interrupt:
         typer.secho("\n".join(["Interrupted.", *getattr(interrupt, "__notes__", [])]), err=True)

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from l2o import _plugins
 from l2o._files import check_writable, write_whole
 
-console = Console(highlight=False)
+# What is printed is text: "[" and ":name:" in a name or a path are no markup.
+console = Console(highlight=False, markup=False, emoji=False)
 
 
 def parse_settings(settings: list[str] | None) -> dict[str, Any]:
@@ -72,9 +75,27 @@ def start_folder(folder: Path, config: dict[str, Any]) -> None:
     config = {
         **{k: str(v) if isinstance(v, Path) else v for k, v in config.items()},
         "versions": {"python": sys.version.split()[0], **{p: version(p) for p in packages}},
-        "command": " ".join(["l2o", *sys.argv[1:]]),
+        "command": shlex.join(["l2o", *sys.argv[1:]]),
     }
     write_whole(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def once(function: Callable[[], None]) -> Callable[[], None]:
+    """Runs a function at the first call only, whichever thread that comes from."""
+    lock, called = threading.Lock(), []
+
+    def first():
+        with lock:
+            if not called:
+                function()
+                called.append(True)
+
+    return first
+
+
+def shell(*words: Any) -> str:
+    """A command that can be copied into a shell, whatever the names in it."""
+    return shlex.join(map(str, words))
 
 
 @contextlib.contextmanager
@@ -85,7 +106,7 @@ def bar(total: int, label: str) -> Iterator[Callable[[str], None]]:
         BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         console=console,
     ) as shown:
         task = shown.add_task(label, total=total, status="compiling")
@@ -98,7 +119,7 @@ def progress(total: int, label: str) -> tuple[Progress, Any]:
         TextColumn(label),
         BarColumn(bar_width=8),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
+        TextColumn("{task.fields[status]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=console,
     )

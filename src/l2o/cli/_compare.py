@@ -8,6 +8,7 @@ import jax
 
 import l2o
 from l2o import _plugins, comparison, report, summary
+from l2o._files import holding_its_folder
 from l2o._panel import Panel
 from l2o._task import check_family
 from l2o.cli import _common
@@ -17,6 +18,7 @@ from l2o.tuning import Search
 DEFAULT_BASELINES = ("sgd", "nag", "rmsprop", "adam", "lion", "muon")
 
 
+@holding_its_folder
 def run(
     *,
     task: str,
@@ -63,11 +65,11 @@ def run(
     contenders: dict[str, Any] = {name: name for name in names}
     if not tune:
         contenders |= {n: l2o.baselines.get(n).make(rate) for n in names if n in l2o.baselines.BASELINES}
-    if resume or not (folder / "comparison.json").exists():  # else `compare` says so, and the old config.json stays
-        _common.start_folder(folder, config)
+    begin = _common.once(lambda: _common.start_folder(folder, config))  # not before `compare` has taken the folder
     with _common.bar(len(panels) * len(names), "cells") as advance:
 
         def on_done(panel, name, record):
+            begin()
             report.write_cell(folder / "events", panel, name, record, panels[panel].window)  # for TensorBoard
             advance(f"{panel}: {name}")
 
@@ -82,6 +84,7 @@ def run(
             resume=resume,
             on_done=on_done,
         )
+    begin()
     summary.write_table(result, folder)
     if len(panels) > 1:
         console.print(report.overall_table(result))
@@ -91,7 +94,8 @@ def run(
         console.print(f"Baselines untuned, at rate {rate:g}: not a fair comparison.")
     windows = {name: panel.window for name, panel in result.panels.items()}
     console.print(
-        f"Curves: {report.figure(result.records, folder / 'curves.png', window=windows)}\nPage:   l2o report {folder}",
+        f"Curves: {report.figure(result.records, folder / 'curves.png', window=windows)}\n"
+        f"Page:   {_common.shell('l2o', 'report', folder)}",
         soft_wrap=True,
     )
 
@@ -128,12 +132,11 @@ def _print_panel(result, name, panel):
         title = f"{statistic} loss on {rows[0]['num_tasks']} fresh tasks, {panel.window}-step average and 95 % interval"
         console.print(report.table(rows, statistic=statistic, title=title))
     for optimizer, why in result.left_out[name].items():
-        console.print(f"{optimizer} is left out: it {why}.")
+        console.print(f"{optimizer} is left out: it {why}.", soft_wrap=True)
     if any(not record.learned for record in result.records[name].values()):
         for optimizer, record in result.records[name].items():
             if record.learned:
                 back = summary.pay_back(result, name, optimizer)
                 console.print(
-                    f"{optimizer} / {back.best} at step {panel.horizon}: {back.ratio:.3f} [{back.low:.3f}, {back.high:.3f}]",
-                    markup=False,
+                    f"{optimizer} / {back.best} at step {panel.horizon}: {back.ratio:.3f} [{back.low:.3f}, {back.high:.3f}]"
                 )

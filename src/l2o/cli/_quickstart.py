@@ -116,6 +116,5 @@ def meta_train_on_quadratics(init_key, train_key, num_steps: int = NUM_STEPS, ma
 def _print_ratio(results, name, step, window, names):
     best, ratio, low, high = summary.ratio_to_best(results, name, step, window, names)
     console.print(
-        f"{name} / {best} (best tuned first-order baseline) at step {step}: {ratio:.3f} [{low:.3f}, {high:.3f}]",
-        markup=False,
+        f"{name} / {best} (best tuned first-order baseline) at step {step}: {ratio:.3f} [{low:.3f}, {high:.3f}]"
     )

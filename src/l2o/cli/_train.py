@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import l2o
 from l2o import _plugins
 from l2o._checkpoint import check_free
+from l2o._files import holding_its_folder
 from l2o.cli import _common
 from l2o.cli._common import console
 
 
+@holding_its_folder
 def run(
     *,
     task,
@@ -94,10 +96,10 @@ def run(
         "best_validation_loss": result.best_score,
     }
     if ":" in optimizer and init is None:
-        console.print("[yellow]Weights of your own architecture are in the last checkpoint only.[/yellow]")
+        console.print("Weights of your own architecture are in the last checkpoint only.", style="yellow")
     else:
         l2o.pretrained.save(weights, result.optimizer, recipe=recipe, family=family)
-        console.print(f"Weights: {weights}  (l2o compare {task} {weights} adam)", soft_wrap=True)
+        console.print(f"Weights: {weights}  ({_common.shell('l2o', 'compare', task, weights, 'adam')})", soft_wrap=True)
     from l2o import comparison, report, summary
 
     window = max(1, horizon // 10)
@@ -109,4 +111,4 @@ def run(
     console.print(report.table(rows, title=f"Loss on {rows[0]['num_tasks']} fresh tasks, mean and 95 % interval"))
     console.print(f"Curves: {report.figure({task: results}, folder / 'curves.png', window=window)}", soft_wrap=True)
     if not bool(jnp.isfinite(rows[0]["mean"])):
-        console.print("[red]The learned optimizer diverged on fresh tasks: do not use these weights.[/red]")
+        console.print("The learned optimizer diverged on fresh tasks: do not use these weights.", style="red")

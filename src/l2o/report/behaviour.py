@@ -7,7 +7,7 @@ import numpy as np
 from l2o import statistics
 from l2o.explanation import RULE, Explanation
 from l2o.report.curves import Curve
-from l2o.report.figures import _draw, _pyplot, _save
+from l2o.report.figures import _draw, _legend, _name, _pyplot, _save, _title
 from l2o.report.quantities import number
 from l2o.report.styles import Style
 
@@ -42,13 +42,12 @@ def response_figure(explanation: Explanation, path: str | Path, *, name: str, al
         axis = axes[coordinates.index(response.coordinate), steps.index(response.step)]
         for who, updates in response.updates.items():
             _line(axis, response.gradients, updates, _style(who), _label(explanation, who, name))
-        axis.plot(
-            response.gradient, response.update, "o", color=_LEARNED.colour, markersize=5, zorder=6, label="met there"
-        )
+        (met,) = axis.plot(response.gradient, response.update, "o", color=_LEARNED.colour, markersize=5, zorder=6)
+        _name(met, "met there")
         # SGD's line may be steep: it leaves the frame rather than flatten the others.
         limit = 1.15 * max(np.abs(u).max() for who, u in response.updates.items() if who != "sgd") or 1.0
         axis.set(ylim=(-limit, limit), xlim=(response.gradients[0], response.gradients[-1]))
-        axis.set_title(f"{response.coordinate}, step {response.step}", fontsize=9)
+        _title(axis, f"{response.coordinate}, step {response.step}", fontsize=9)
         axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
         axis.axvline(0, color="0.7", linewidth=0.6, zorder=0)
         axis.locator_params(axis="x", nbins=4)
@@ -69,7 +68,7 @@ def trajectory_figure(explanation: Explanation, path: str | Path, *, name: str, 
             for who, line in values.items():
                 _line(axis, steps, line, _style(who), _label(explanation, who, name))
             _plain(axis)
-        column[0].set_title(trajectory.coordinate, fontsize=9)
+        _title(column[0], trajectory.coordinate, fontsize=9)
         # SGD's noise and Adam's first steps leave the frame rather than flatten the others.
         limit = 1.3 * np.abs(trajectory.updates[RULE]).max() or 1.0
         column[1].set(ylim=(-limit, limit), xlabel="step")
@@ -107,7 +106,7 @@ def fit_figure(explanation: Explanation, path: str | Path, *, name: str, also=()
         _line(memory, np.arange(length), kernel / np.abs(kernel).sum(), style, label)
     memory.set(xlabel="age of the gradient (steps)", ylabel="share of its weight in the update")
     memory.axhline(0, color="0.7", linewidth=0.6, zorder=0)
-    memory.legend(fontsize=7.5)
+    _legend(memory, memory, fontsize=7.5)
     _plain(memory)
 
     drawn = {RULE: _LEARNED, best: _SURROGATE, constant: _CONSTANT, "adam": _DRAWN_AS["adam"], "sgd": _DRAWN_AS["sgd"]}
@@ -123,7 +122,7 @@ def fit_figure(explanation: Explanation, path: str | Path, *, name: str, also=()
     losses.set(
         xlabel="step", ylabel="loss" if explanation.window == 1 else f"loss, mean over {explanation.window} steps"
     )
-    losses.legend(fontsize=7.5)
+    _legend(losses, losses, fontsize=7.5)
     losses.grid(alpha=0.25, which="both", linewidth=0.5)
     return _save(fig, path, also)
 
@@ -149,7 +148,8 @@ def _label(explanation, who, name):
 
 def _line(axis, x, y, style, label):
     width, order = (2.2, 5) if style.learned else (1.3, 4)
-    axis.plot(x, y, color=style.colour, linestyle=_DASHES[style.dash], linewidth=width, zorder=order, label=label)
+    (drawn,) = axis.plot(x, y, color=style.colour, linestyle=_DASHES[style.dash], linewidth=width, zorder=order)
+    _name(drawn, label)
 
 
 def _plain(axis):
@@ -159,5 +159,5 @@ def _plain(axis):
 
 
 def _legend_above(fig, axis):
-    handles, labels = axis.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5), fontsize=8, frameon=False)
+    num = len(axis.get_legend_handles_labels()[1])
+    _legend(fig, axis, loc="outside upper center", ncols=min(num, 5), fontsize=8, frameon=False)

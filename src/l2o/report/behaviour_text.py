@@ -7,6 +7,7 @@ import numpy as np
 
 from l2o.explanation import RULE, Explanation
 from l2o.report.quantities import count, estimate, listed, number
+from l2o.report.terminal import literal
 from l2o.report.text import _wrapped
 from l2o.statistics import Estimate
 from l2o.surrogates import Fitted
@@ -20,12 +21,12 @@ def explanation_table(explanation: Explanation, *, name: str):
     from rich.table import Table
 
     title = f"What {name} amounts to: surrogates of its updates, on {explanation.num_held_out} held-out tasks"
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(title=literal(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("surrogate", overflow="fold")
     for heading in ("constants", "R²", "final loss"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for row in rows(explanation, name):
-        label = f"[bold]{row['name']}[/bold]" if row["name"] == explanation.best else row["name"]
+        label = literal(row["name"], style="bold" if row["name"] == explanation.best else "")
         r2 = "" if row["r2"] is None else f"{row['r2']:.3f}"
         constants = "" if row["num_constants"] is None else str(row["num_constants"])
         grid.add_row(label, constants, r2, _loss(explanation, row["key"]))

@@ -1,11 +1,13 @@
 """TensorBoard events of a comparison: `tensorboard --logdir FOLDER/events`, a run for each optimizer, a chart for each panel."""
 
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
-from l2o._files import check_writable
+from l2o import _events
+from l2o._door import printable
+from l2o._files import subfolder, write_whole
+from l2o._names import file_name
 from l2o.report import curves
 from l2o.results import Comparison, Record
 
@@ -24,26 +26,31 @@ def write_cell(folder: str | Path, panel: str, optimizer: str, record: Record, w
     Scalars PANEL/loss (mean over tasks, smoothed over `window` steps, up to where a run diverges), PANEL/METRIC after the last
     step, and images PANEL/images.
 
-    **Raises:** `OSError` if `folder` cannot be written to.
+    **Raises:** `OSError` if `folder` cannot be written to; `ValueError` if a link in it leads elsewhere.
     """
-    import tensorboardX
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    run = subfolder(Path(folder), file_name(optimizer))
+    suffix = f"@{file_name(panel)}"  # "@" is in no such name: the panel "b" is not the end of "a.b"
+    new = run / _events.file_name(suffix)
+    old = [path for path in run.iterdir() if path.name.startswith(_events.PREFIX) and path.name.endswith(suffix)]
+    write_whole(new, _events.records(_cell(panel, record, window)))
+    for path in old:
+        if path != new and path.is_file() and not path.is_symlink():
+            path.unlink()
 
-    run = Path(folder) / quote(optimizer, safe=" ")
-    suffix = f".{quote(panel, safe='')}"
-    check_writable(run)
-    for old in run.glob(f"*{suffix}"):  # a quoted name holds nothing that a pattern would read otherwise
-        old.unlink()
+
+def _cell(panel, record, window):
     last = record.curves.losses.shape[1] - 1
     steps = curves.thinned(window - 1, last, last, most=1000)
-    with tensorboardX.SummaryWriter(str(run), filename_suffix=suffix) as writer:
-        for step, loss in zip(steps, _mean(record, window)[steps - (window - 1)], strict=True):
-            if np.isfinite(loss):
-                writer.add_scalar(f"{panel}/loss", float(loss), int(step))
-        for metric, values in record.curves.metrics.items():
-            if np.isfinite(values).all():
-                writer.add_scalar(f"{panel}/{metric}", float(values.mean()), last)
-        if record.images is not None:
-            writer.add_images(f"{panel}/images", np.clip(record.images, 0, 1), last, dataformats="NHWC")
+    panel = printable(panel)
+    for step, loss in zip(steps, _mean(record, window)[steps - (window - 1)], strict=True):
+        if np.isfinite(loss):
+            yield _events.scalar(f"{panel}/loss", float(loss), int(step))
+    for metric, values in record.curves.metrics.items():
+        if np.isfinite(values).all():
+            yield _events.scalar(f"{panel}/{metric}", float(values.mean()), last)
+    if record.images is not None:
+        yield _events.images(f"{panel}/images", np.clip(record.images, 0, 1), last)
 
 
 def _mean(record, window):

@@ -1,10 +1,17 @@
-"""Figures for papers and slides, by matplotlib."""
+"""Figures for papers and slides, by matplotlib.
 
+Names are text, whatever is in them: `$` starts no formula, and `_` hides no line from the legend.
+"""
+
+import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from l2o._door import one_line
+from l2o._files import write_whole
 from l2o.report import curves
 from l2o.report.styles import Style, all_optimizers, styles
 from l2o.results import Comparison, Record
@@ -51,7 +58,8 @@ def figure(
             tuned = results[name].tuned
             rate = f" ({tuned.rate:.2g})" if tuned else ""
             _draw(axis, shown[name], drawn_as[name], name + rate)
-        axis.set(title=title, xlabel="step", ylabel="loss" if width == 1 else f"loss, mean over {width} steps")
+        axis.set(xlabel="step", ylabel="loss" if width == 1 else f"loss, mean over {width} steps")
+        _title(axis, title)
         if limits := curves.loss_range(shown.values(), curves.start(results[n] for n in shown)):
             axis.set(yscale="log", ylim=limits)
         if line and line < max(c.x[-1] for c in shown.values()):
@@ -59,7 +67,7 @@ def figure(
             axis.annotate(" horizon", (line, 0.01), xycoords=("data", "axes fraction"), fontsize=7, color="0.35")
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
         place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {}
-        axis.legend(fontsize=7.5, title="optimizer (tuned rate)", title_fontsize=7.5, **place)
+        _legend(axis, axis, fontsize=7.5, title="optimizer (tuned rate)", title_fontsize=7.5, **place)
     return _save(fig, path, also)
 
 
@@ -84,7 +92,7 @@ def profile_figure(comparison: Comparison, path: str | Path, *, also: Sequence[s
         axis.xaxis.set_minor_formatter("")
     axis.axvline(1, **_HORIZON)
     axis.grid(alpha=0.25, which="both", linewidth=0.5)
-    axis.legend(fontsize=7.5)
+    _legend(axis, axis, fontsize=7.5)
     return _save(fig, path, also)
 
 
@@ -100,7 +108,7 @@ def image_figure(records: Mapping[str, Record], path: str | Path) -> Path:
             axis.set(xticks=[], yticks=[], frame_on=False)
         for axis, image in zip(line, images, strict=False):
             axis.imshow(np.clip(image, 0, 1))
-        line[0].set_title(name, fontsize=8, loc="left")
+        _title(line[0], name, fontsize=8, loc="left")
     return _save(fig, path)
 
 
@@ -108,7 +116,8 @@ def _draw(axis, curve, style, label):
     line = {"linewidth": 2.2, "zorder": 3} if style.learned else {"linewidth": 1.1}
     with np.errstate(all="ignore"):
         mean = np.where(np.isfinite(curve.mean), curve.mean, np.nan)
-    axis.plot(curve.x, mean, label=label, color=style.colour, linestyle=_DASHES[style.dash], **line)
+    (drawn,) = axis.plot(curve.x, mean, color=style.colour, linestyle=_DASHES[style.dash], **line)
+    _name(drawn, label)
     axis.fill_between(
         curve.x, curve.low, curve.high, color=style.colour, alpha=0.2 if style.learned else 0.12, linewidth=0
     )
@@ -117,11 +126,38 @@ def _draw(axis, curve, style, label):
         axis.plot(curve.x[last], mean[last], "x", color=style.colour, markersize=6, zorder=4)
 
 
+def _name(line, label):
+    """What a line is called in the legend."""
+    line.set_label(f" {label}")  # matplotlib leaves out what starts with "_"
+
+
+def _legend(where, axis, **options):
+    """The legend of the lines of `axis`, at `where`: the axis itself, or the figure."""
+    handles, labels = axis.get_legend_handles_labels()
+    for text, label in zip(where.legend(handles, labels, **options).get_texts(), labels, strict=True):
+        _literal(text, label[1:])
+
+
+def _title(axis, title, **options):
+    _literal(axis.set_title("", **options), title)
+
+
+def _literal(text, content):
+    content = one_line(content)
+    if len(content) > 60:  # it would leave no room for what it names
+        content = f"{content[:28]}…{content[-31:]}"
+    text.set(text=content, parse_math=False, usetex=False)
+
+
 def _save(fig, path, also=()):
     import matplotlib.pyplot as plt
 
-    for file in (path, *also):
-        fig.savefig(file, dpi=160)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # an emoji in a name: drawn as a box
+        for file in map(Path, (path, *also)):
+            drawn = io.BytesIO()
+            fig.savefig(drawn, dpi=160, format=file.suffix.lstrip(".") or "png")
+            write_whole(file, drawn.getvalue())
     plt.close(fig)
     return Path(path)
 

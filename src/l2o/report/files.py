@@ -1,12 +1,15 @@
 """Everything that a comparison's folder says, written beside it: page, summary, tables, figures, events."""
 
 import datetime
-import json
+import itertools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from l2o import results, summary
-from l2o._files import check_writable, write_whole
+from l2o._door import one_line, read_json
+from l2o._files import check_writable, subfolder, write_whole
 from l2o.report.events import write_events
 from l2o.report.figures import figure, image_figure, profile_figure
 from l2o.report.html import page
@@ -29,14 +32,15 @@ class Written(NamedTuple):
 def write(folder: str | Path, output: str | Path | None = None) -> Written:
     """Writes the report of the comparison in `folder`, complete or not, to the folder `output` (default: the same).
 
-    **Raises:** `FileNotFoundError` if `folder` holds no comparison, `OSError` if `output` cannot be written to.
+    **Raises:** `FileNotFoundError` if `folder` holds no comparison, `ValueError` naming a file in it that is damaged or not
+    l2o's, `OSError` if `output` cannot be written to.
     """
     folder = Path(folder)
     output = Path(output) if output is not None else folder
     found = results.load(folder)
-    config = folder / "config.json"
-    about = json.loads(config.read_text()) if config.is_file() else None, _recorded(folder)
-    check_writable(output / "figures")
+    about = _config(folder), _recorded(folder)
+    check_writable(output)
+    figures, events = subfolder(output, "figures"), subfolder(output, "events")
     text = summarised(found, *about)
     write_whole(output / "summary.txt", text.encode())
     write_whole(output / "report.html", page(found, *about).encode())
@@ -46,14 +50,29 @@ def write(folder: str | Path, output: str | Path | None = None) -> Written:
         output / "report.html",
         output / "summary.txt",
         (output / "table.csv", output / "table.json"),
-        tuple(_write_figures(found, output / "figures")),
-        write_events(found, output / "events"),
+        tuple(_write_figures(found, figures)),
+        write_events(found, events),
     )
+
+
+class _Config(msgspec.Struct):
+    command: str = ""
+    versions: dict[str, str] = {}
+
+
+def _config(folder) -> dict[str, Any] | None:
+    """What the command wrote: itself, and the versions of what it ran with. From Python there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    told = read_json(path, _Config, finite=False)
+    versions = {one_line(name): one_line(version) for name, version in told.versions.items()}
+    return {"command": one_line(told.command), "versions": versions}
 
 
 def _recorded(folder):
     """When the last cell was written."""
-    newest = max(path.stat().st_mtime for path in (folder / "comparison.json", *folder.glob("cells/*/*.npz")))
+    newest = max(path.lstat().st_mtime for path in (folder / "comparison.json", *folder.glob("cells/*/*.npz")))
     return datetime.datetime.fromtimestamp(newest).astimezone().strftime("%Y-%m-%d %H:%M %Z")
 
 
@@ -77,7 +96,9 @@ def _file_names(panels):
     """Readable, and different: "mnist-784-20-10", and with a number where two panels would share one."""
     taken = {"performance-profile"}
     for panel in panels:
-        plain = "-".join("".join(c if c.isalnum() and c.isascii() else " " for c in panel.lower()).split()) or "panel"
-        name = next(n for i in range(1, len(panels) + 3) if (n := plain if i == 1 else f"{plain}-{i}") not in taken)
+        words = "".join(c if c.isalnum() and c.isascii() else " " for c in panel.lower()).split()
+        plain = "-".join(words)[:80] or "panel"
+        names = (plain if i == 1 else f"{plain}-{i}" for i in itertools.count(1))
+        name = next(n for n in names if not {n, f"{n}-images"} & taken)
         taken |= {name, f"{name}-images"}
         yield name

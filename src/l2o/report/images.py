@@ -36,6 +36,7 @@ def _sheet(
     images: Float[np.ndarray, "num height width 3"], factor: int
 ) -> UInt8[np.ndarray, "sheet_height sheet_width 4"]:
     _, height, width, _ = images.shape
+    factor = min(factor, height, width)
     height, width = height - height % factor, width - width % factor
     small = (
         images[:, :height, :width]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from l2o import summary
+from l2o._door import printable
 from l2o.results import Comparison
 
 
@@ -21,7 +22,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: 
     names = list(dict.fromkeys(row["optimizer"] for row in rows))
     cells = {(row["optimizer"], row["step"]): row for row in rows}
     best = {step: _best(rows, step, statistic) for step in steps}
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(title=literal(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     if any(row["rate_at_edge"] for row in rows):
         grid.caption = "* at the edge of the grid: the best rate may lie outside"
     grid.add_column("optimizer", overflow="fold", min_width=12)
@@ -30,8 +31,8 @@ def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: 
     for name in names:
         first = cells[name, steps[0]]
         mark = "*" if first["rate_at_edge"] else ""
-        rate = "" if first["rate"] is None else f"\n[dim]rate {first['rate']:.3g}{mark}[/dim]"
-        grid.add_row(name + rate, *(_cell(cells[name, step], statistic, best[step] == name) for step in steps))
+        rate = "" if first["rate"] is None else f"rate {first['rate']:.3g}{mark}"
+        grid.add_row(literal(name, rate), *(_cell(cells[name, step], statistic, best[step] == name) for step in steps))
     return grid
 
 
@@ -40,14 +41,25 @@ def _best(rows, step, statistic):
     return min(finite, key=lambda row: row[statistic])["optimizer"] if finite else None
 
 
+def literal(text: str, below: str = "", *, style: str = ""):
+    """A rich text in which nothing is markup; `below`: a dim second line."""
+    from rich.text import Text
+
+    found = Text(printable(text), style=style)
+    return found.append(f"\n{below}", style="not bold dim") if below else found
+
+
 def _cell(row, statistic, is_best):
     """The value, and below it the interval, or how many runs diverged."""
-    text = f"[bold]{row[statistic]:.3g}[/bold]" if is_best else f"{row[statistic]:.3g}"
     if row["num_diverged"]:
-        return f"{text}\n[dim]{row['num_diverged']} diverged[/dim]"
-    low, high = row[f"{statistic}_interval"]
-    digits = ".2g" if low > 1e-6 else ".0e"
-    return f"{text}\n[dim]{low:{digits}}–{high:{digits}}[/dim]"
+        below = f"{row['num_diverged']} diverged"
+    elif row[f"{statistic}_interval"] is None:
+        below = ""
+    else:
+        low, high = row[f"{statistic}_interval"]
+        digits = ".2g" if low > 1e-6 else ".0e"
+        below = f"{low:{digits}}–{high:{digits}}"
+    return literal(f"{row[statistic]:.3g}", below, style="bold" if is_best else "")
 
 
 def overall_table(comparison: Comparison):
@@ -61,8 +73,8 @@ def overall_table(comparison: Comparison):
     for name, row in sorted(summary.overall(comparison).items(), key=lambda item: item[1].ratio.value):
         improvement = f"{row.improvement.value:.2f}" if row.improvement else "–"
         grid.add_row(
-            name,
-            f"{row.ratio.value:.3g}\n[dim]{row.ratio.low:.2g}–{row.ratio.high:.2g}[/dim]",
+            literal(name),
+            literal(f"{row.ratio.value:.3g}", f"{row.ratio.low:.2g}–{row.ratio.high:.2g}"),
             improvement,
             str(row.num_won),
             str(row.num_lost),
