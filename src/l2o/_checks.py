@@ -24,14 +24,14 @@ def counts(**values: Any) -> None:
             count(name, value)
 
 
-def positive(name: str, value: Any) -> float:
-    """`value` as a float, if it is a finite number above 0.
+def positive(name: str, value: Any, *, finite: bool = True) -> float:
+    """`value` as a float, if it is a number above 0; unless `finite` is False, infinity is none.
 
     **Raises:** `ValueError` that calls it `name`.
     """
     number = real(name, value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"`{name}` must be positive and finite, got {value!r}.")
+    if not number > 0 or (finite and number == math.inf):
+        raise ValueError(f"`{name}` must be positive{' and finite' if finite else ''}, got {value!r}.")
     return number
 
 

@@ -33,5 +33,7 @@ def one(key: Any, name: str = "key") -> Array:
     """
     key = typed(key, name)
     if key.shape != ():
-        raise TypeError(f"`{name}` must be one PRNG key, such as `jax.random.key(0)`, got an array {key.shape} of keys.")
+        raise TypeError(
+            f"`{name}` must be one PRNG key, such as `jax.random.key(0)`, got an array {key.shape} of keys."
+        )
     return key
