@@ -17,6 +17,7 @@ from ._inner import (
 from ._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer
 from ._panel import Panel
 from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
+from .chained import Chained, chain
 from .estimators import AbstractGradientEstimator, Estimate
 from .evaluation import Curves, evaluate, loss_curves
 from .explanation import Explanation, explain
@@ -40,6 +41,7 @@ __all__ = [
     "AbstractLearnedOptimizer",
     "AbstractTask",
     "Blocks",
+    "Chained",
     "Curves",
     "Estimate",
     "Explanation",
@@ -64,6 +66,7 @@ __all__ = [
     "baselines",
     "begin",
     "bootstrap_interval",
+    "chain",
     "check_family",
     "data",
     "default_outer_optimizer",

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -22,6 +23,19 @@ def counts(**values: Any) -> None:
     for name, value in values.items():
         if value is not None:
             count(name, value)
+
+
+def sizes(name: str, values: Any, *, may_be_empty: bool = False) -> tuple[int, ...]:
+    """`values` as a tuple of ints, if it is a sequence of positive whole numbers, and not empty unless it may be.
+
+    **Raises:** `ValueError` that calls it `name`.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"`{name}` must be a sequence of whole numbers, such as (8, 8), got {values!r}.")
+    values = tuple(values)
+    if not values and not may_be_empty:
+        raise ValueError(f"`{name}` must name at least one size, got {values!r}.")
+    return tuple(count(f"{name}[{i}]", value) for i, value in enumerate(values))
 
 
 def positive(name: str, value: Any, *, finite: bool = True) -> float:

@@ -495,8 +495,8 @@ class InnerTraining(AbstractInnerProblem):
     - `split`: which loss is the meta-loss, as in `unroll`. "outer" asks the task for an independent, larger batch.
     - `meta_gradient`: as in `unroll`. The default counts the memory of all episodes that an estimator runs side by side.
 
-    **Raises:** `ValueError` if `horizon` or `truncation` is not a positive whole number, `truncation` does not divide `horizon`, or
-    `step_weights` is not of length `horizon`.
+    **Raises:** `ValueError` if `horizon` or `truncation` is not a positive whole number, `truncation` does not divide `horizon`,
+    or `step_weights` is not of length `horizon`.
     """
 
     family: TaskFamily

@@ -95,7 +95,7 @@ def default_outer_optimizer(
 ) -> optax.GradientTransformation:
     """Adam behind a clip of the meta-gradient's global norm: the mean over tasks is clipped, not each task's.
 
-    **Raises:** `ValueError` for a `max_norm` that is not positive (infinite: no clip), and a rate that is not positive and finite.
+    **Raises:** `ValueError` for a `max_norm` that is not positive (infinite: no clip), or a rate that is not positive and finite.
     """
     positive("max_norm", max_norm, finite=False)
     if not callable(learning_rate):
@@ -125,8 +125,8 @@ def meta_train(
     Tasks are divided among `devices` (default: all local ones that divide `estimator.num_tasks`), one program on each,
     and the mean of their meta-gradients is taken on the host. On a CPU call `l2o.use_all_cores()` first.
 
-    Tasks whose meta-loss or meta-gradient is not finite are left out of the mean, and counted. A meta-step is skipped, and counted,
-    if more than `max_diverged` of them are, or nothing is left. With a `folder`, metrics (metrics.jsonl), TensorBoard events
+    Tasks whose meta-loss or meta-gradient is not finite are left out of the mean, and counted. A meta-step is skipped, and
+    counted, if more than `max_diverged` of them are, or nothing is left. With a `folder`, metrics (metrics.jsonl), TensorBoard events
     and checkpoints go there; a run that is interrupted or killed goes on from its last checkpoint with `resume=True` and
     gives the same $\varphi$, bit for bit, on the same number of devices.
 

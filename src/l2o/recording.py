@@ -77,6 +77,9 @@ def meta_gradient(
             f"A recording is replayed in blocks of coordinates, which needs a coordinatewise optimizer, got "
             f"{type(optimizer).__name__}."
         )
+    if not recordings:
+        raise ValueError("There are no recordings: the loop took no step with the optimizer that it was given.")
+    counts(truncation=truncation, block=block)
     gradients = []
     for recording in recordings:
         length, num = recording.gradients.shape

@@ -57,8 +57,8 @@ class BPTT(AbstractGradientEstimator):
 
         inputs = (state, jax.random.split(_keys.one(key), self.num_tasks))
         grads, losses, diverged, state = jax.lax.map(one_task, inputs, batch_size=batch_size)
-        meta_loss, gradient = mean_of_finite((losses, grads), diverged)
-        return Estimate(meta_loss, gradient, jnp.sum(diverged)), state
+        meta_loss, mean = mean_of_finite((losses, grads), diverged)
+        return Estimate(meta_loss, mean, jnp.sum(diverged)), state
 
 
 build = BPTT
