@@ -112,8 +112,9 @@ class _Found:
         if eqx.is_array(value):
             self.arrays.append(value)
             return _Array(len(self.arrays) - 1)
-        if isinstance(value, _JITTED) and isinstance(getattr(value, "__wrapped__", None), _OPENED):
-            value = value.__wrapped__  # compiled as part of whatever it is called in
+        inner = getattr(value, "__wrapped__", None) if isinstance(value, _JITTED) else None
+        if isinstance(inner, _OPENED):
+            value = inner  # compiled as part of whatever it is called in
         if not isinstance(value, _OPENED):
             return _Same(value, _comparable(value))
         if id(value) not in self.numbers:

@@ -74,8 +74,8 @@ class Sampled:
     **Raises:** `ValueError` for a `fraction` that is not above 0 and at most 1, or a `uniform` that is not between 0 and 1.
     """
 
-    fraction: float = 0.1
-    uniform: float = 0.1
+    fraction: float | int = 0.1
+    uniform: float | int = 0.1
 
     def __post_init__(self):
         if not 0 < real("fraction", self.fraction) <= 1:
@@ -161,10 +161,11 @@ def unroll(
         # Counted here: a step number out of a custom derivative would pass for differentiable in the next unroll.
         return InnerState(final.params, final.opt_state, state.step + length), losses
     second_order = isinstance(meta_gradient, SecondOrder)
-    return _scan(task, optimizer, state, key, length, split, second_order=second_order)
+    state, losses = _scan(task, optimizer, state, key, length, split, second_order=second_order)
+    return state, losses
 
 
-def _scan(task, optimizer, state, key, length, split, *, second_order=False, recording=False):
+def _scan(task, optimizer, state, key, length, split, *, second_order=False, recording=False) -> tuple[InnerState, Any]:
     """The loop itself. Returns the final state and, per step, the losses.
 
     `recording`: with the losses the gradients and the loss gradients (both raveled, [length, num]), which only replays read.
@@ -206,10 +207,8 @@ def _with_dtypes_of(old, new):
         return new
 
     def keep(before, after):
-        kinds = [getattr(x, "dtype", None) for x in (before, after)]
-        if None in kinds or kinds[0] == kinds[1] or not all(jnp.issubdtype(k, jnp.floating) for k in kinds):
-            return after
-        return after.astype(before.dtype)
+        floating = all(hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating) for x in (before, after))
+        return after.astype(before.dtype) if floating and before.dtype != after.dtype else after
 
     return jax.tree.map(keep, old, new)
 
@@ -353,7 +352,7 @@ def _replay_group(optimizer, run, weights, key, form):
             gradients, ct_updates = gradients[:-1], ct_updates[:-1]
 
         def again(arrays, params, opt_state):
-            return eqx.combine(arrays, static).run_coordinates(gradients, opt_state, params)
+            return _run_coordinates(eqx.combine(arrays, static), gradients, opt_state, params)
 
         (updates, final), pullback = jax.vjp(again, arrays, params, opt_state)
         ct_state = jax.tree.map(jnp.zeros_like, final) if ct_final is None else ct_final[1]
@@ -371,6 +370,25 @@ def _replay_group(optimizer, run, weights, key, form):
     zeros = jax.tree.map(jnp.zeros_like, (arrays, (params, run.opt_state)))
     ct_arrays, (ct_params, ct_opt_state) = jax.lax.fori_loop(0, (count + size - 1) // size, one_block, zeros)
     return ct_arrays, unravel(ct_params), ct_opt_state
+
+
+def _run_coordinates(rule, gradients, opt_state, params):
+    if type(rule).run_coordinates is AbstractCoordinatewise.run_coordinates:
+        rule = _Kept(rule)
+    return rule.run_coordinates(gradients, opt_state, params)
+
+
+class _Kept(AbstractCoordinatewise):
+    """A rule whose state keeps its dtypes, as it does in an unroll."""
+
+    rule: AbstractCoordinatewise
+
+    def init_coordinates(self, num):
+        return self.rule.init_coordinates(num)
+
+    def update_coordinates(self, gradients, state, params):
+        updates, new = self.rule.update_coordinates(gradients, state, params)
+        return updates, _with_dtypes_of(state, new)
 
 
 def _choose(everything, weights, wants_start, key, form):

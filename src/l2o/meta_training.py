@@ -126,8 +126,8 @@ def meta_train(
     and the mean of their meta-gradients is taken on the host. On a CPU call `l2o.use_all_cores()` first.
 
     Tasks whose meta-loss or meta-gradient is not finite are left out of the mean, and counted. A meta-step is skipped, and
-    counted, if more than `max_diverged` of them are, or nothing is left. With a `folder`, metrics (metrics.jsonl), TensorBoard events
-    and checkpoints go there; a run that is interrupted or killed goes on from its last checkpoint with `resume=True` and
+    counted, if more than `max_diverged` of them are, or nothing is left. With a `folder`, metrics (metrics.jsonl), TensorBoard
+    events and checkpoints go there; a run that is interrupted or killed goes on from its last checkpoint with `resume=True` and
     gives the same $\varphi$, bit for bit, on the same number of devices.
 
     **Arguments:**

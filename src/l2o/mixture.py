@@ -24,9 +24,15 @@ class Mixture(AbstractGradientEstimator):
     meta-trained on; with a mixture that is more than one kind of problem:
 
     ```python
+    import jax
+    import l2o
+    from l2o.architectures import lstm
     from l2o.estimators.bptt import BPTT
+    from l2o.tasks import mlp
 
-    nets = [l2o.tasks.mlp.family(), l2o.tasks.mlp.family(hidden=(20, 20))]
+    key = jax.random.key(0)
+    start = lstm.build(key)
+    nets = [mlp.family(), mlp.family(hidden=(20, 20))]
     problems = [l2o.InnerTraining(net, horizon=100, truncation=20) for net in nets]
     result = l2o.meta_train(start, l2o.Mixture([BPTT(p, num_tasks=4) for p in problems]), num_steps=1000, key=key)
     ```

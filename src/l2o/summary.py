@@ -139,7 +139,7 @@ def _standings(comparison: Comparison) -> dict[str, dict[str, _Standing]]:
         reference = max(_mean(losses[best]), floor)
         signed = any(_mean(values[np.isfinite(values)]) < -_ROUNDING * scale for values in losses.values())
         for name, values in losses.items():
-            relative = reference > 0 and not signed
+            relative = bool(reference > 0 and not signed)
             if relative:
                 with np.errstate(all="ignore"):
                     values = np.maximum(values, floor) / reference
@@ -187,8 +187,8 @@ def verdicts(comparison: Comparison) -> dict[str, dict[str, Verdict]]:
                 else:
                     with np.errstate(all="ignore"):
                         apart = values - theirs
-                    bounds = bootstrap_interval(apart) if np.isfinite(apart).all() else (float("nan"), float("nan"))
-                    found[name][panel] = Verdict(best, *[float("nan")] * 3, diverged, bounds)
+                    bounds = bootstrap_interval(apart) if np.isfinite(apart).all() else (np.nan, np.nan)
+                    found[name][panel] = Verdict(best, np.nan, np.nan, np.nan, diverged, bounds)
     return found
 
 
@@ -196,7 +196,7 @@ def overall(comparison: Comparison) -> dict[str, Overall]:
     """Every optimizer over all panels, with stratified 95 % intervals."""
     standings, judged, table = _standings(comparison), verdicts(comparison), {}
     for name, panels in standings.items():
-        ratio = Estimate(*[float("nan")] * 3)
+        ratio = Estimate(np.nan, np.nan, np.nan)
         if relative := {p: s.values for p, s in panels.items() if s.relative}:
             with np.errstate(all="ignore"):
                 ratio = Estimate(*map(float, np.exp(statistics.aggregate({p: np.log(v) for p, v in relative.items()}))))

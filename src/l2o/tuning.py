@@ -154,7 +154,9 @@ class Tuned(NamedTuple):
     """Result of `tune`."""
 
     value: Any  # the best of the grid
-    at_edge: bool  # whether its rate (without one, any leaf) is the grid's smallest or largest: the best may lie outside
+    at_edge: (
+        bool  # whether its rate (without one, any leaf) is the grid's smallest or largest: the best may lie outside
+    )
     grid: Any  # array [num_values], or a pytree of such
     losses: Float[np.ndarray, " num_values"]  # mean final loss of each; inf where any run diverged
 
@@ -168,8 +170,8 @@ class Tuned(NamedTuple):
         if rate is None:
             names = ", ".join(f"`{name}`" for name in _RATE_NAMES)
             raise ValueError(
-                f"Which of the tuned hyperparameters is the learning rate? It is looked for under the names {names}, but the value "
-                f"chosen is {self.value}. Take what you need from `value`."
+                f"Which of the tuned hyperparameters is the learning rate? It is looked for under the names {names}, but the "
+                f"value chosen is {self.value}. Take what you need from `value`."
             )
         return float(rate)
 

@@ -1,6 +1,12 @@
 """Faults once seen in the inner loop, the estimators and the outer loop's arithmetic: what is right, one by one."""
 
 import functools
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -12,7 +18,7 @@ from fakes import Affine, Descent, Momentum, assert_trees_close, bowl, bowls, re
 from jaxtyping import Array, Float
 
 import l2o
-from l2o import _plugins
+from l2o import _plugins, scale
 from l2o._inner import default_form
 from l2o._task import is_deterministic
 from l2o.estimators.bptt import BPTT
@@ -180,7 +186,7 @@ def test_w3_a_chain_is_of_rules(rules, error):
 
 
 class Sometimes(l2o.AbstractInnerProblem):
-    """An episode is a number c in {0, ..., 9} by its key; loss c a. Where c is `bad` the loss, or only its gradient, is not finite."""
+    """An episode is a number c from 0 to 9 by its key, its loss c a. Where c is `bad`, the loss or its gradient is not finite."""
 
     bad: int
     only_gradient: bool = False
@@ -463,7 +469,7 @@ def test_w13_which_is_the_rate_is_not_guessed():
 
 @pytest.mark.parametrize(("shift", "factor"), [(0.0, 0.0), (-5.0, 1.0)], ids=["zero", "negative"])
 def test_w13_losses_without_ratios_are_compared_by_difference(shift, factor):
-    from l2o import summary
+    from l2o import comparison, summary
     from l2o._panel import Panel
 
     def family(key):
@@ -473,7 +479,7 @@ def test_w13_losses_without_ratios_are_compared_by_difference(shift, factor):
     panels = {"one": Panel(lambda: family, 4, 4, "ours")}
     rivals = {"half": Descent(jnp.log(0.45)), "slow": Descent(jnp.log(1e-3)), "sgd": "sgd"}
     options = {"num_tasks": 6, "tune_tasks": 2, "measure_costs": False, "key": KEY}
-    found = l2o.comparison.compare(panels, rivals, search=l2o.Search(num_trials=2, rates=(0.01, 0.02)), **options)
+    found = comparison.compare(panels, rivals, search=l2o.Search(num_trials=2, rates=(0.01, 0.02)), **options)
     judged = summary.verdicts(found)
     for name in ("half", "slow"):
         verdict = judged[name]["one"]
@@ -533,7 +539,7 @@ def test_b3_keys_of_either_style_give_the_same_numbers(old):
             l2o.meta_train(rule, mixture, num_steps=3, key=key, validation=validation).optimizer.log_rate,
             l2o.unroll(task, rule, l2o.start(task, rule, key), key, length=2)[1],
             l2o.unroll(task, rule, state, batch_key, length=2)[1],
-            l2o.scale.measure(rule, bowls, horizon=2, num_tasks=2, key=key)["run"],
+            scale.measure(rule, bowls, horizon=2, num_tasks=2, key=key)["run"],
             is_deterministic(bowls, key),
         )
 
@@ -551,3 +557,258 @@ def test_b3_what_is_no_key_is_told_in_one_sentence(key):
     with pytest.raises(TypeError, match=r"`key` must be one PRNG key.*\(2,\) of keys"):
         _keys.one(jax.random.split(KEY, 2))
     assert _keys.typed(jax.random.split(jax.random.PRNGKey(0), 4)).shape == (4,)
+
+
+# B5: params and weights of different precision
+
+
+def _dtypes(tree):
+    return [x.dtype for x in jax.tree.leaves(tree)]
+
+
+def _quartic(dtype):
+    start = jnp.linspace(-1.0, 1.0, 5).astype(dtype)
+    return lambda key: l2o.FunctionTask(lambda key: {"x": start}, lambda p, key: jnp.sum(p["x"] ** 4))
+
+
+MIXED = {n: r for n, r in rules().items() if n not in ("averaging", "partitioned")}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("name", MIXED)
+def test_b5_params_and_states_keep_their_dtypes(name, dtype, x64):
+    """All weights are float32, as they were before 64 bits were enabled."""
+    rule, task = MIXED[name], _quartic(dtype)(KEY)
+    state = l2o.start(task, rule, KEY)
+    final, losses = eqx.filter_jit(lambda rule, state: l2o.unroll(task, rule, state, KEY, length=3))(rule, state)
+    assert _dtypes(final) == _dtypes(state)
+    assert final.params["x"].dtype == dtype
+    assert np.isfinite(np.asarray(losses, float)).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("name", ["pes", "stored", "blocks", "sampled", "second order"])
+def test_b5_estimators_take_params_of_any_precision(name, dtype, x64):
+    forms = {
+        "stored": l2o.Stored(),
+        "blocks": l2o.Blocks(2),
+        "sampled": l2o.Sampled(0.5),
+        "second order": l2o.SecondOrder(),
+    }
+    problem = l2o.InnerTraining(_quartic(dtype), horizon=4, truncation=2, meta_gradient=forms.get(name))
+    estimator = (PES if name == "pes" else BPTT)(problem, num_tasks=2)
+    for rule in (tiny_lstm(), Momentum(jnp.asarray(0.1, jnp.float32), jnp.asarray(0.7, jnp.float32))):
+        result = l2o.meta_train(rule, estimator, num_steps=3, key=KEY)
+        assert result.num_skipped == 0
+        assert _dtypes(result.optimizer) == _dtypes(rule)
+
+
+# B9: memory
+
+
+def test_b9_an_eager_unroll_keeps_no_gradients():
+    """200,000 params for 500 steps: two arrays of all gradients would be 800 MB. Peak memory of a process of its own, in kB."""
+    code = """
+import resource, jax, jax.numpy as jnp, optax, l2o
+task = l2o.FunctionTask(lambda key: jnp.ones(200_000), lambda x, key: jnp.sum(x**2))
+key, rule = jax.random.key(0), optax.sgd(0.01)
+state = l2o.start(task, rule, key)
+jax.block_until_ready(l2o.unroll(task, rule, state, key, length=2))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+jax.block_until_ready(l2o.unroll(task, rule, state, key, length=500))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(l2o.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300, check=True
+    )
+    grown = int(done.stdout) * (1 if sys.platform == "linux" else 1e-3)
+    assert grown < 200_000
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the limit is another elsewhere")
+def test_b9_the_limit_of_what_is_stored_counts_the_tasks_side_by_side():
+    """50 steps of a state of 10,000 floats are 2 MB, of which 16 MiB hold eight and not nine; batches of eight fit, too."""
+    rule, seen = Momentum(jnp.asarray(0.1), jnp.asarray(0.7)), []
+
+    class Spy(l2o.InnerTraining):
+        def advance(self, optimizer, state):
+            form = default_form(optimizer, state.inner.params, self.truncation, self.num_together)
+            seen.append(form)
+            return state, jnp.sum(optimizer.rate)
+
+    def family(key):
+        return l2o.FunctionTask(lambda key: jnp.ones(10_000), lambda x, key: jnp.sum(x**2))
+
+    def form(num_tasks, batch_size=None):
+        estimator = BPTT(Spy(family, 50, 50), num_tasks=num_tasks, batch_size=batch_size)
+        jax.eval_shape(lambda r: estimator.estimate(r, estimator.init(r, KEY), KEY)[0].meta_loss, rule)
+        return seen[-1]
+
+    assert form(8) == l2o.Stored()
+    assert form(9) == l2o.Blocks()
+    assert form(64) == l2o.Blocks()
+    assert form(64, batch_size=8) == l2o.Stored()
+
+
+# B10: tasks of functions, and arguments
+
+
+def closing_family(key):
+    """|x - c|^2 + |x|^2 / 2 in three dimensions, written so that what is drawn hides in every way there is."""
+    centre = jax.random.normal(key, (3,))
+    known = {"centre": centre, "power": 2}
+
+    def distance(x, c=centre, *, power):
+        return jnp.sum((x - c) ** power)
+
+    def again(times, x):  # calls itself
+        return distance(x, power=known["power"]) if times == 0 else again(times - 1, x)
+
+    module = Descent(0.5 * jnp.sum(centre**2) / jnp.sum(known["centre"] ** 2))
+    part = functools.partial(lambda half, x: half * jnp.sum(x**2), module.log_rate)
+    return l2o.FunctionTask(lambda key: 0 * centre, lambda x, key: jax.jit(again, static_argnums=0)(1, x) + part(x))
+
+
+def test_b10_tasks_made_of_functions_are_pytrees():
+    keys = jax.random.split(KEY, 4)
+    x = jnp.ones(3)
+    tasks = jax.vmap(closing_family)(keys)
+    together = jax.vmap(lambda task, key: task.loss(task.init(key) + x, key))(tasks, keys)
+    centres = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+    np.testing.assert_allclose(together, jnp.sum((1 - centres) ** 2, axis=1) + 1.5, rtol=1e-5)
+    np.testing.assert_allclose([closing_family(k).loss(x, k) for k in keys], together, rtol=1e-5)
+    eager = [leaf.shape for leaf in jax.tree.leaves(tasks)]
+    assert eager
+    assert all(shape[0] == 4 for shape in eager)
+
+
+def test_b10_a_new_task_of_the_same_code_does_not_recompile():
+    traces = []
+
+    @jax.jit
+    def loss(task, x):
+        traces.append(None)
+        return task.loss(x, KEY)
+
+    values = [float(loss(closing_family(key), jnp.ones(3))) for key in jax.random.split(KEY, 3)]
+    assert len(traces) == 1
+    assert len(set(values)) == 3
+    # The functions take any shapes, as before.
+    task = l2o.FunctionTask(jax.random.normal, lambda x, key: jnp.sum(x**2))
+    assert loss(task, jnp.ones(2)) == 2
+    assert loss(task, jnp.ones((4, 2))) == 8
+
+
+def test_b10_what_functions_do_besides_they_still_do():
+    calls = []
+    task = l2o.FunctionTask(lambda key: jnp.ones(2), lambda x, key: (calls.append(1), jnp.sum(x))[1])
+    task.loss(task.init(KEY), KEY)
+    assert calls == [1]
+
+
+def _made(**options):
+    return lambda: l2o.InnerTraining(bowl, **{"horizon": 4, "truncation": 2, **options})
+
+
+PROBLEM = _made()()
+RULE = Descent(jnp.log(0.1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: l2o.Blocks(0),
+        lambda: l2o.Sampled(-3, 7),
+        lambda: l2o.Sampled(0.0),
+        lambda: l2o.Sampled(0.5, -0.1),
+        lambda: l2o.Sampled(float("nan")),
+        _made(horizon=-1, truncation=-1),
+        _made(horizon=0, truncation=1),
+        lambda: BPTT(PROBLEM, num_tasks=0),
+        lambda: BPTT(PROBLEM, num_tasks=2, batch_size=0),
+        lambda: PES(PROBLEM, num_tasks=2, std=0.0),
+        lambda: PES(PROBLEM, num_tasks=2, std=float("inf")),
+        lambda: PES(PROBLEM, num_tasks=-1),
+        lambda: l2o.Validation(bowl, horizon=4, every=0),
+        lambda: l2o.Validation(bowl, horizon=0),
+        lambda: l2o.Validation(bowl, horizon=4, final_steps=-1),
+        lambda: l2o.Validation(bowl, horizon=4, final_steps=6),
+        lambda: l2o.Search(num_trials=0),
+        lambda: l2o.Search(rates=(0.0, 1.0)),
+        lambda: l2o.Search(rates=(1e-3, float("inf"))),
+        lambda: l2o.Search(rates=(1.0, 0.1)),
+        lambda: l2o.Search(kind="random", weight_decays=(0.0, 0.1)),
+        lambda: l2o.default_outer_optimizer(max_norm=0.0),
+        lambda: l2o.default_outer_optimizer(learning_rate=float("inf")),
+        lambda: l2o.default_outer_optimizer(learning_rate=-1e-3),
+        lambda: l2o.Mixture([BPTT(PROBLEM, num_tasks=1)], max_norm=-1.0),
+        lambda: l2o.unroll(bowl(), RULE, l2o.start(bowl(), RULE, KEY), KEY, length=-1),
+        lambda: l2o.evaluate(RULE, bowl, horizon=4, num_tasks=0, key=KEY),
+        lambda: l2o.evaluate(RULE, bowl, horizon=-1, num_tasks=1, key=KEY),
+        lambda: l2o.evaluate(RULE, bowl, horizon=1, num_tasks=1, batch_size=0, key=KEY),
+        lambda: l2o.tune(optax.sgd, np.array([0.1]), bowl, horizon=0, num_tasks=1, key=KEY),
+        lambda: l2o.tune(optax.sgd, np.array([0.1]), bowl, horizon=1, num_tasks=0, key=KEY),
+        lambda: l2o.tune(optax.sgd, np.array([0.1]), bowl, horizon=1, num_tasks=1, final_steps=3, key=KEY),
+        lambda: l2o.tune(optax.sgd, np.array([]), bowl, horizon=1, num_tasks=1, key=KEY),
+        lambda: l2o.meta_train(RULE, BPTT(PROBLEM, num_tasks=1), num_steps=1, key=KEY, checkpoint_every=0),
+        lambda: l2o.meta_train(RULE, BPTT(PROBLEM, num_tasks=1), num_steps=1, key=KEY, max_seconds=-1.0),
+        lambda: l2o.explain(RULE, bowl, horizon=0, key=KEY),
+        lambda: scale.measure(RULE, bowl, horizon=0, key=KEY),
+        lambda: l2o.baselines.learning_rates(0.0, 1.0),
+    ],
+)
+def test_b10_arguments_are_checked_where_they_enter(make):
+    with pytest.raises(ValueError, match=r"^`\w+` must "):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("quadratic", {"dim": 0}),
+        ("quadratic", {"init_std": -1.0}),
+        ("rosenbrock", {"dim": 2, "init_std": float("nan")}),
+        ("lasso", {"rows": 0}),
+        ("lasso", {"l1": float("nan")}),
+        ("sparse_recovery", {"dim": 0}),
+        ("logistic", {"batch_size": 0}),
+        ("logistic", {"num_examples": -3}),
+        ("landscape", {"max_shift": -1.0}),
+        ("mlp", {"batch_size": 0}),
+        ("mlp", {"hidden": (20, 0)}),
+        ("convnet", {"channels": ()}),
+        ("convnet", {"outer_batch_size": 0}),
+        ("resnet", {"batch_size": 0}),
+        ("char_rnn", {"hidden": 0}),
+        ("transformer", {"num_heads": 0}),
+        ("style", {"size": 0}),
+    ],
+    ids=str,
+)
+def test_b10_tasks_check_theirs(name, arguments):
+    with pytest.raises(ValueError, match=r"^`\w+(\[\d\])?` must "):
+        _plugins.get("tasks", name).family(**arguments)
+
+
+def test_b10_numpys_whole_numbers_will_do_and_others_not():
+    from l2o import _checks
+
+    assert type(_checks.count("n", np.int64(3))) is int
+    for wrong in (2.5, 3.0, True, "3", None, np.float32(2), jnp.ones(2)):
+        with pytest.raises(ValueError, match="`n` must be a whole number, got "):
+            _checks.count("n", wrong)
+    with pytest.raises(ValueError, match="`n` must be at least 1, got 0"):
+        _checks.count("n", 0)
+    for wrong in ("1", None, True, [1.0]):
+        with pytest.raises(ValueError, match="`x` must be a number, got "):
+            _checks.real("x", wrong)
+
+
+def test_b10_the_example_of_mixtures_runs():
+    """The docstring's own lines, on smaller nets and for one step."""
+    (block,) = re.findall(r"```python\n(.*?)```", l2o.Mixture.__doc__, re.DOTALL)
+    code = textwrap.dedent(block).replace("num_steps=1000", "num_steps=1").replace("horizon=100", "horizon=20")
+    scope = {}
+    exec(compile(code, "Mixture", "exec"), scope)
+    assert scope["result"].num_steps == 1

@@ -150,7 +150,7 @@ _MAX_CLASSES = 100_000
 
 def _labels(y):
     """Class numbers: from 0 up, and at most so many."""
-    if y.size and not (0 <= y.min() and y.max() < _MAX_CLASSES):
+    if y.size and not (y.min() >= 0 and y.max() < _MAX_CLASSES):
         raise ValueError(
             f"labels are the numbers of classes, from 0 to at most {_MAX_CLASSES - 1}, but these go from {y.min()} to {y.max()}; "
             "number the classes 0, 1, 2, ..."

@@ -76,7 +76,8 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
 
 def _verdict(judged):
     def beside(verdict):
-        return _told(verdict) if verdict.num_diverged or np.isnan(verdict.ratio) else f"{_told(verdict)} times the loss of {verdict.best}"
+        without = verdict.num_diverged or np.isnan(verdict.ratio)
+        return _told(verdict) if without else f"{_told(verdict)} times the loss of {verdict.best}"
 
     def on(outcome, verb, none=None):
         panels = {p: v for p, v in judged.items() if v.outcome == outcome}

@@ -89,7 +89,7 @@ def family(
         (The paper does not say how it starts.)
     - `batch_size`: examples a minibatch; `outer_batch_size`: of the independent batches of the "outer" and "test" splits.
 
-    **Raises:** `ValueError` for sizes that are not positive whole numbers, a negative `init_std`, and for names that do not exist.
+    **Raises:** `ValueError` for sizes that are not positive whole numbers, a negative `init_std`, and unknown names.
     """
     counts(batch_size=batch_size, outer_batch_size=outer_batch_size)
     hidden = sizes("hidden", hidden, may_be_empty=True)

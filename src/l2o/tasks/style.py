@@ -151,8 +151,8 @@ def family(
         SGD alone: with 10, its best rate is near 1 at 64 x 64 pixels.
     - `start`: "content", the content image, or "noise", N(0.5, 0.1^2) for every value.
 
-    **Raises:** `ValueError` for a name that does not exist, a size or weight out of its range, pictures of another size, or images too
-    small for the layers;
+    **Raises:** `ValueError` for a name that does not exist, a size or weight out of its range, pictures of another size, or
+    images too small for the layers;
     `FileNotFoundError` saying where a file was looked for.
     """
     _check_start(start)
