@@ -18,6 +18,7 @@ from ._inner import (
 from ._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer
 from ._panel import Panel
 from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
+from .chained import Chained, chain
 from .estimators import AbstractGradientEstimator, Estimate
 from .evaluation import Curves, evaluate, loss_curves
 from .explanation import Explanation, explain
@@ -42,6 +43,7 @@ __all__ = [
     "AbstractTask",
     "Beyond",
     "Blocks",
+    "Chained",
     "CoordinatewiseBeyond",
     "Curves",
     "Estimate",
@@ -68,6 +70,7 @@ __all__ = [
     "begin",
     "beyond",
     "bootstrap_interval",
+    "chain",
     "check_family",
     "data",
     "default_outer_optimizer",

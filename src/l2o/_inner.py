@@ -8,7 +8,9 @@ So
 $$\frac{dL}{d\varphi} = \frac{\partial}{\partial\varphi} \sum_t \langle c_t,\, u_t(\varphi; \nabla_1 \dots \nabla_t)\rangle,
 \qquad c_t = \sum_{s > t} w_s \nabla_s,$$
 
-with $c_t$ and $\nabla_t$ constants. `unroll` has that as its derivative, in the forms below.
+with $c_t$ and $\nabla_t$ constants. `unroll` has that as its derivative, in the forms below. Gradients that a rule takes itself,
+of the `value_fn` that it is handed, are constants as well (`l2o._first_order`), so that all forms agree on every rule that they
+take.
 """
 
 import abc
@@ -23,9 +25,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from l2o import _first_order, _keys
 from l2o._beyond import silenced
+from l2o._checks import count, counts, real
 from l2o._coordinates import flatten, positions
-from l2o._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer, Optimizer, with_extra_args
+from l2o._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer, Optimizer, with_extra_args
 from l2o._task import AbstractTask, TaskFamily, task_key
 from l2o.partitioned import Partitioned, deal
 
@@ -47,9 +51,14 @@ class Blocks:
     leaves out coordinates that no loss sees (pixels that are always black): there it is the faster of the two for networks.
 
     **Arguments:** `size`: default 256 on a CPU, 16,384 elsewhere.
+
+    **Raises:** `ValueError` for a size that is not a positive whole number.
     """
 
     size: int | None = None
+
+    def __post_init__(self):
+        counts(size=self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +70,19 @@ class Sampled:
     so importance sampling costs nothing; draws are systematic (one random offset), which lowers the variance further.
     For coordinatewise optimizers only; the parts of a `Partitioned` one are sampled each by itself. The estimate's variance
     falls with the fraction; only $\varphi$'s gradient is estimated, a gradient with respect to the initial state is refused.
+    Draws are fresh in every unroll, so in every truncation of an episode.
+
+    **Raises:** `ValueError` for a `fraction` that is not above 0 and at most 1, or a `uniform` that is not between 0 and 1.
     """
 
-    fraction: float = 0.1
-    uniform: float = 0.1
+    fraction: float | int = 0.1
+    uniform: float | int = 0.1
+
+    def __post_init__(self):
+        if not 0 < real("fraction", self.fraction) <= 1:
+            raise ValueError(f"`fraction` must be above 0 and at most 1, got {self.fraction!r}.")
+        if not 0 <= real("uniform", self.uniform) <= 1:
+            raise ValueError(f"`uniform` must be between 0 and 1, got {self.uniform!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +92,9 @@ class SecondOrder:
 
 MetaGradient = Stored | Blocks | Sampled | SecondOrder
 
-# Where `Stored` would take more than this many bytes for one task, `Blocks` is chosen instead. A CPU writes and reads
-# memory beyond its cache more slowly than it replays; an accelerator wants all coordinates at once while they fit.
+# Where `Stored` would take more than this many bytes for all tasks that run side by side, `Blocks` is chosen instead. A CPU
+# writes and reads memory beyond its cache more slowly than it replays; an accelerator wants all coordinates at once while
+# they fit.
 _STORED_LIMIT = 2**30
 _STORED_LIMIT_CPU = 2**24
 
@@ -90,7 +109,7 @@ class InnerState(eqx.Module):
 
 def start(task: AbstractTask, optimizer: Optimizer, key: PRNGKeyArray) -> InnerState:
     """The state before the first inner step."""
-    params = task.init(key)
+    params = task.init(_keys.one(key))
     return InnerState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
@@ -99,6 +118,7 @@ def begin(family: TaskFamily, optimizer: Optimizer, key: PRNGKeyArray) -> tuple[
 
     Everything that happens in an episode follows from its `key`, whatever the optimizer.
     """
+    key = _keys.one(key)
     task = family(task_key(key))
     return task, start(task, optimizer, jax.random.fold_in(key, 1)), jax.random.fold_in(key, 2)
 
@@ -125,32 +145,41 @@ def unroll(
         was taken on; any other split costs a second evaluation, on an independent batch: a less noisy meta-gradient.
     - `meta_gradient`: how a derivative of the result is computed: `Stored()`, `Blocks()`, `Sampled()` or
         `SecondOrder()`. Default: `Stored()`, or `Blocks()` where storing would take over 16 MiB on a CPU, 1 GiB elsewhere.
+        In all but the last, gradients that a rule takes of `value_fn` are constants too.
+
+    **Raises:** `ValueError` for a `length` that is negative or no whole number, and for a form that the optimizer cannot have.
     """
+    count("length", length, at_least=0)
+    key = _keys.one(key)
     optimizer = silenced(optimizer, length)  # warnings need effects, which a derivative has none of
     if meta_gradient is None:
-        meta_gradient = _default_form(optimizer, state.params, length)
+        meta_gradient = default_form(optimizer, state.params, length)
     if isinstance(meta_gradient, Blocks | Sampled):
-        if not _is_coordinatewise(optimizer):
+        if (why := _why_not_replayed(optimizer)) is not None:
             raise ValueError(
-                f"{type(meta_gradient).__name__} needs a coordinatewise optimizer, got {type(optimizer).__name__}, whose "
-                "coordinates may depend on each other. Use `Stored()`."
+                f"{type(meta_gradient).__name__} needs a coordinatewise optimizer, got {why}. Use `Stored()`."
             )
         final, losses = _unroll_replayed((optimizer, state), task, key, length, split, meta_gradient)
         # Counted here: a step number out of a custom derivative would pass for differentiable in the next unroll.
         return InnerState(final.params, final.opt_state, state.step + length), losses
     second_order = isinstance(meta_gradient, SecondOrder)
-    state, (losses, _, _) = _scan(task, optimizer, state, key, length, split, second_order=second_order)
+    state, losses = _scan(task, optimizer, state, key, length, split, second_order=second_order)
     return state, losses
 
 
-def _scan(task, optimizer, state, key, length, split, *, second_order=False):
-    """The loop itself. Returns the final state and, per step, the losses, gradients and loss gradients (both raveled)."""
+def _scan(task, optimizer, state, key, length, split, *, second_order=False, recording=False) -> tuple[InnerState, Any]:
+    """The loop itself. Returns the final state and, per step, the losses.
+
+    `recording`: with the losses the gradients and the loss gradients (both raveled, [length, num]), which only replays read.
+    """
     optimizer = with_extra_args(optimizer)
     evaluate = _evaluate if second_order else _evaluate_first_order
     eval_params = getattr(optimizer, "eval_params", None)
 
     def update(gradient, opt_state, params, **extra):
-        return optimizer.update(gradient, opt_state, params, **extra)
+        with _first_order.inside_rule():
+            updates, new = optimizer.update(gradient, opt_state, params, **extra)
+        return updates, _with_dtypes_of(opt_state, new)
 
     if not second_order:
         # Recomputing one optimizer step in the backward pass is cheaper than storing all it computed.
@@ -162,12 +191,14 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False):
         gradient = _conjugate(gradient)  # of complex params, as optax's rules and ours take it
         extra: dict[str, Any] = {}
         if getattr(optimizer, "uses_value", True):
-            extra = {"value": loss, "grad": gradient, "value_fn": lambda params: task.loss(params, step_key)}
+            value_fn = (lambda params: task.loss(params, step_key)) if second_order else None
+            value_fn = value_fn or _first_order.value_fn(task, step_key)
+            extra = {"value": loss, "grad": gradient, "value_fn": value_fn}
         updates, opt_state = update(gradient, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
         if eval_params is not None:  # the loss is reported where the rule says its answer is
             loss = task.loss(eval_params(state.opt_state, state.params), loss_key(key, state.step, split), split=split)
-        recorded = (loss, flatten(gradient)[0], flatten(_conjugate(loss_gradient))[0])
+        recorded = (loss, flatten(gradient)[0], flatten(_conjugate(loss_gradient))[0]) if recording else loss
         return InnerState(params, opt_state, state.step + 1), recorded
 
     return jax.lax.scan(step, state, length=length)
@@ -176,6 +207,18 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False):
 def _conjugate(tree):
     """What JAX has for the derivative by a complex number is the conjugate of the vector of its parts' derivatives."""
     return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
+
+
+def _with_dtypes_of(old, new):
+    """The state `new` in the dtypes of `old`: float32 weights on float64 params must not make another state of it."""
+    if jax.tree.structure(old) != jax.tree.structure(new):
+        return new
+
+    def keep(before, after):
+        floating = all(hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating) for x in (before, after))
+        return after.astype(before.dtype) if floating and before.dtype != after.dtype else after
+
+    return jax.tree.map(keep, old, new)
 
 
 def _evaluate(params, task, key, split):
@@ -189,7 +232,7 @@ def _evaluate(params, task, key, split):
 
 def loss_key(key: PRNGKeyArray, step: Int[Array, ""], split: str) -> PRNGKeyArray:
     """The key with which `unroll` draws the batch of the loss that it returns for `step`."""
-    return _split_key(jax.random.fold_in(key, step), split)
+    return _split_key(jax.random.fold_in(_keys.one(key), step), split)
 
 
 def _split_key(step_key, split):
@@ -218,8 +261,7 @@ def _evaluate_bwd(loss_gradient, cotangents, perturbed, params, task, key, split
 @eqx.filter_custom_vjp
 def _unroll_replayed(differentiable, task, key, length, split, form):
     optimizer, state = differentiable
-    state, (losses, _, _) = _scan(task, optimizer, state, key, length, split)
-    return state, losses
+    return _scan(task, optimizer, state, key, length, split)
 
 
 @_unroll_replayed.def_fwd
@@ -227,7 +269,7 @@ def _unroll_fwd(perturbed, differentiable, task, key, length, split, form):
     optimizer, state = differentiable
     if isinstance(form, Sampled) and any(jax.tree.leaves((perturbed[1].params, perturbed[1].opt_state))):
         raise ValueError("`Sampled` estimates the gradient of the meta-parameters only; use `Stored` or `Blocks`.")
-    state, (losses, gradients, loss_gradients) = _scan(task, optimizer, state, key, length, split)
+    state, (losses, gradients, loss_gradients) = _scan(task, optimizer, state, key, length, split, recording=True)
     return (state, losses), (gradients, None if split == "train" else loss_gradients)
 
 
@@ -247,7 +289,8 @@ def _unroll_bwd(residuals, cotangents, perturbed, differentiable, task, key, len
             for cotangent, like in ((ct_state.params, state.params), (ct_state.opt_state, state.opt_state))
         )
     wants_start = any(jax.tree.leaves((perturbed[1].params, perturbed[1].opt_state)))
-    draw_key = jax.random.fold_in(key, 2**31)
+    # Fresh in every truncation: with one offset for all, an episode would see the same part of the coordinates throughout.
+    draw_key = jax.random.fold_in(jax.random.fold_in(key, 2**31), state.step)
     run = _Run(state.params, state.opt_state, gradients, loss_gradients, ct_final, wants_start)
     ct_optimizer, ct_params, ct_opt_state = _replay_backward(optimizer, run, ct_losses, draw_key, form)
     return ct_optimizer, eqx.filter(InnerState(ct_params, ct_opt_state, jnp.zeros((), jnp.int32)), eqx.is_inexact_array)
@@ -314,7 +357,7 @@ def _replay_group(optimizer, run, weights, key, form):
             gradients, ct_updates = gradients[:-1], ct_updates[:-1]
 
         def again(arrays, params, opt_state):
-            return eqx.combine(arrays, static).run_coordinates(gradients, opt_state, params)
+            return _run_coordinates(eqx.combine(arrays, static), gradients, opt_state, params)
 
         (updates, final), pullback = jax.vjp(again, arrays, params, opt_state)
         ct_state = jax.tree.map(jnp.zeros_like, final) if ct_final is None else ct_final[1]
@@ -332,6 +375,25 @@ def _replay_group(optimizer, run, weights, key, form):
     zeros = jax.tree.map(jnp.zeros_like, (arrays, (params, run.opt_state)))
     ct_arrays, (ct_params, ct_opt_state) = jax.lax.fori_loop(0, (count + size - 1) // size, one_block, zeros)
     return ct_arrays, _conjugate(unravel(ct_params)), ct_opt_state
+
+
+def _run_coordinates(rule, gradients, opt_state, params):
+    if type(rule).run_coordinates is AbstractCoordinatewise.run_coordinates:
+        rule = _Kept(rule)
+    return rule.run_coordinates(gradients, opt_state, params)
+
+
+class _Kept(AbstractCoordinatewise):
+    """A rule whose state keeps its dtypes, as it does in an unroll."""
+
+    rule: AbstractCoordinatewise
+
+    def init_coordinates(self, num):
+        return self.rule.init_coordinates(num)
+
+    def update_coordinates(self, gradients, state, params):
+        updates, new = self.rule.update_coordinates(gradients, state, params)
+        return updates, _with_dtypes_of(state, new)
 
 
 def _choose(everything, weights, wants_start, key, form):
@@ -391,19 +453,31 @@ def _zeros_if_none(cotangent, like):
     return jnp.zeros_like(like) if cotangent is None else cotangent
 
 
-def _is_coordinatewise(optimizer):
+def _why_not_replayed(optimizer) -> str | None:
+    """What keeps a rule from being replayed on some of its coordinates, known their gradients alone; None: nothing."""
     if isinstance(optimizer, Partitioned):
-        return all(map(_is_coordinatewise, optimizer.parts.values()))
-    return isinstance(optimizer, AbstractCoordinatewise)
+        reasons = (_why_not_replayed(part) for part in optimizer.parts.values())
+        return next((why for why in reasons if why is not None), None)
+    name = type(optimizer).__name__
+    if not isinstance(optimizer, AbstractCoordinatewise):
+        return f"{name}, whose coordinates may depend on each other"
+    if hasattr(optimizer, "eval_params"):
+        return f"{name}, whose losses are those of its `eval_params`"
+    if optimizer.uses_value:
+        return f"{name}, which wants the loss itself (`uses_value`)"
+    if next(c for c in type(optimizer).__mro__ if "update" in vars(c)) is not AbstractFlat:
+        return f"{name}, which has an `update` of its own beside `update_coordinates`"
+    return None
 
 
-def _default_form(optimizer, params, length):
-    if not _is_coordinatewise(optimizer):
+def default_form(optimizer: Optimizer, params: PyTree, length: int, num_together: int = 1) -> MetaGradient:
+    """The form that `unroll` takes where none is asked for, of `num_together` unrolls side by side."""
+    if not isinstance(optimizer, AbstractLearnedOptimizer) or _why_not_replayed(optimizer) is not None:
         return Stored()
     state = jax.eval_shape(optimizer.init, params)
     bytes_per_step = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     limit = _STORED_LIMIT_CPU if jax.default_backend() == "cpu" else _STORED_LIMIT
-    return Blocks() if length * bytes_per_step > limit else Stored()
+    return Blocks() if num_together * length * bytes_per_step > limit else Stored()
 
 
 class AbstractInnerProblem(eqx.Module):
@@ -420,6 +494,10 @@ class AbstractInnerProblem(eqx.Module):
     @abc.abstractmethod
     def finished(self, state: PyTree) -> Bool[Array, ""]:
         """Whether the episode has reached its horizon."""
+
+    def side_by_side(self, num: int) -> "AbstractInnerProblem":
+        """The same problem, told that `num` episodes are advanced in one vectorised program, whose memory they share."""
+        return self
 
 
 class Episode(eqx.Module):
@@ -438,9 +516,10 @@ class InnerTraining(AbstractInnerProblem):
 
     - `step_weights`: $w_t$, shape [horizon]; default 1 (Andrychowicz et al. 2016).
     - `split`: which loss is the meta-loss, as in `unroll`. "outer" asks the task for an independent, larger batch.
-    - `meta_gradient`: as in `unroll`.
+    - `meta_gradient`: as in `unroll`. The default counts the memory of all episodes that an estimator runs side by side.
 
-    **Raises:** `ValueError` if `truncation` does not divide `horizon`, or `step_weights` is not of length `horizon`.
+    **Raises:** `ValueError` if `horizon` or `truncation` is not a positive whole number, `truncation` does not divide `horizon`,
+    or `step_weights` is not of length `horizon`.
     """
 
     family: TaskFamily
@@ -449,23 +528,28 @@ class InnerTraining(AbstractInnerProblem):
     step_weights: Float[Array, " horizon"] | None = None
     split: str = eqx.field(static=True, default="train")
     meta_gradient: MetaGradient | None = eqx.field(static=True, default=None)
+    num_together: int = eqx.field(static=True, default=1, kw_only=True, repr=False)  # see `side_by_side`
 
     def __check_init__(self):
-        if self.truncation < 1 or self.horizon % self.truncation:
-            raise ValueError(
-                f"`truncation` must divide `horizon`, got truncation={self.truncation} and horizon={self.horizon}."
-            )
+        check_truncation(self.horizon, self.truncation)
         if self.step_weights is not None and self.step_weights.shape != (self.horizon,):
             raise ValueError(
                 f"`step_weights` must have one weight per step of the horizon, got shape {self.step_weights.shape} and "
                 f"horizon={self.horizon}."
             )
 
+    def side_by_side(self, num):
+        return dataclasses.replace(self, num_together=num)
+
     def init(self, optimizer, key):
+        key = _keys.one(key)
         return Episode(key, begin(self.family, optimizer, key)[1])
 
     def advance(self, optimizer, state):
         task, _, batch_key = begin(self.family, optimizer, state.key)
+        form = self.meta_gradient
+        if form is None:
+            form = default_form(optimizer, state.inner.params, self.truncation, self.num_together)
         inner, losses = unroll(
             task,
             optimizer,
@@ -473,7 +557,7 @@ class InnerTraining(AbstractInnerProblem):
             batch_key,
             length=self.truncation,
             split=self.split,
-            meta_gradient=self.meta_gradient,
+            meta_gradient=form,
         )
         if self.step_weights is not None:
             first = state.inner.step
@@ -482,3 +566,14 @@ class InnerTraining(AbstractInnerProblem):
 
     def finished(self, state):
         return state.inner.step >= self.horizon
+
+
+def check_truncation(horizon: int, truncation: int) -> None:
+    """Refuses what are no positive whole numbers, or not a whole number of truncations.
+
+    **Raises:** `ValueError`.
+    """
+    counts(horizon=horizon)
+    count("truncation", truncation, at_least=0)
+    if truncation < 1 or horizon % truncation:
+        raise ValueError(f"`truncation` must divide `horizon`, got truncation={truncation} and horizon={horizon}.")

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import optax.contrib
 
+from l2o._checks import count, positive
 from l2o._optimizer import AbstractLearnedOptimizer
 
 
@@ -64,7 +65,13 @@ PAPER_BASELINES = ("sgd", "nag", "rmsprop", "adam")
 
 
 def learning_rates(low: float = 1e-4, high: float = 10.0, per_decade: int = 2) -> np.ndarray:
-    """A grid of learning rates, evenly spaced in the logarithm; the default has half-decade steps."""
+    """A grid of learning rates, evenly spaced in the logarithm; the default has half-decade steps.
+
+    **Raises:** `ValueError` for bounds that are not positive, finite and ascending, or no rates a decade.
+    """
+    count("per_decade", per_decade)
+    if not positive("low", low) <= positive("high", high):
+        raise ValueError(f"`low` must be at most `high`, got low={low} and high={high}.")
     num = round(np.log10(high / low) * per_decade) + 1
     return np.logspace(np.log10(low), np.log10(high), num)
 

@@ -20,9 +20,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray, UInt32
 
-from l2o import _devices, _weights, baselines, costs, pretrained, scale, tuning
+from l2o import _devices, _keys, _weights, baselines, costs, pretrained, scale, tuning
 from l2o._files import holding_its_folder
 from l2o._fingerprint import Fingerprints, Unfingerprintable
 from l2o._panel import Panel
@@ -62,7 +62,7 @@ def compare(
     key: PRNGKeyArray,
     num_tasks: int = 20,
     tune_tasks: int = 10,
-    test_keys: Key[Array, " num_tasks"] | None = None,
+    test_keys: Key[Array, " num_tasks"] | UInt32[Array, "num_tasks data"] | None = None,
     search: Search | None = None,
     measure_costs: bool = True,
     folder: str | Path | None = None,
@@ -91,7 +91,8 @@ def compare(
     or with other optimizers or families under the same names; `FileExistsError` if the folder holds a comparison and
     `resume` is not set, `BlockingIOError` if one goes on in it; `FileNotFoundError` for data that are not there.
     """
-    search = search or Search()
+    key, search = _keys.one(key), search or Search()
+    test_keys = None if test_keys is None else _keys.typed(test_keys, "test_keys")
     contenders = _contenders(optimizers)
     tune_key, test_key = jax.random.split(key)
     drawn = jax.random.split(test_key, num_tasks) if test_keys is None else test_keys

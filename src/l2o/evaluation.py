@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Key, PRNGKeyArray
 
-from l2o import _devices
+from l2o import _devices, _keys
+from l2o._checks import count, counts
 from l2o._inner import begin, loss_key, unroll
 from l2o._optimizer import Optimizer
 from l2o._task import TaskFamily
@@ -43,7 +44,12 @@ def evaluate(
     **Arguments:** `batch_size`: tasks run at once (default: all of a device's). `devices`: default all local ones.
     `metrics_splits`: where metrics are taken; "accuracy" is that on "test", "train_accuracy" that on "train".
     Diverged runs are in the result as what they are: inf or NaN.
+
+    **Raises:** `ValueError` for a `horizon` that is negative, or numbers that are not positive and whole.
     """
+    key = _keys.one(key)
+    count("horizon", horizon, at_least=0)
+    counts(num_tasks=num_tasks, batch_size=batch_size)
     devices = _devices.share(num_tasks, devices)
     shares = jax.random.split(key, num_tasks).reshape(len(devices), -1)
     batch_size = min(batch_size or num_tasks, num_tasks // len(devices))

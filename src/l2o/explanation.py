@@ -15,7 +15,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from l2o import baselines, surrogates
+from l2o import _keys, baselines, surrogates
+from l2o._checks import count, counts
 from l2o._inner import InnerState, begin, unroll
 from l2o._optimizer import AbstractLearnedOptimizer, Optimizer, with_extra_args
 from l2o._task import AbstractTask, TaskFamily, check_family, is_deterministic
@@ -135,11 +136,14 @@ def explain(
     rule's runs diverge, or if it proposes no updates; as `check_family` for a broken family.
     """
     told = on_stage or (lambda words: None)
-    if min(num_tasks or 2, num_fitted or 2) < 2:
+    key = _keys.one(key)
+    count("horizon", horizon)
+    if any(n is not None and n < 2 for n in (num_tasks, num_fitted)):
         raise ValueError(
             f"`num_tasks` and `num_fitted` must be at least 2, so that there are intervals, got num_tasks={num_tasks} and "
             f"num_fitted={num_fitted}."
         )
+    counts(num_tasks=num_tasks, num_fitted=num_fitted)
     check_family(family, key)
     fit_key, test_key, tune_key, draw_key = jax.random.split(key, 4)
     params = eqx.filter_eval_shape(lambda: family(fit_key).init(fit_key))

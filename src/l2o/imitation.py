@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from l2o._inner import AbstractInnerProblem, Episode, begin, unroll
+from l2o import _keys
+from l2o._checks import real
+from l2o._inner import AbstractInnerProblem, Episode, begin, check_truncation, unroll
 from l2o._optimizer import AbstractLearnedOptimizer
 from l2o._task import TaskFamily
 
@@ -35,12 +37,12 @@ class Imitation(AbstractInnerProblem):
     on_policy: float = eqx.field(static=True, default=0.5)
 
     def __check_init__(self):
-        if self.truncation < 1 or self.horizon % self.truncation:
-            raise ValueError(
-                f"`truncation` must divide `horizon`, got truncation={self.truncation} and horizon={self.horizon}."
-            )
+        check_truncation(self.horizon, self.truncation)
+        if not 0 <= real("on_policy", self.on_policy) <= 1:
+            raise ValueError(f"`on_policy` is a probability, got {self.on_policy!r}.")
 
     def init(self, optimizer, key):
+        key = _keys.one(key)
         return Episode(key, begin(self.family, self._pair(optimizer, key), key)[1])
 
     def advance(self, optimizer, state):

@@ -8,15 +8,18 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from l2o import _devices, _events
+from l2o import _devices, _events, _keys
+from l2o._beyond import bare
 from l2o._checkpoint import Checkpoints
+from l2o._checks import count, counts, positive, real
 from l2o._files import holding_its_folder
 from l2o._inner import InnerTraining
-from l2o._optimizer import AbstractLearnedOptimizer
+from l2o._optimizer import AbstractLearnedOptimizer, Optimizer
 from l2o._task import TaskFamily, check_family
 from l2o.estimators import AbstractGradientEstimator
 from l2o.evaluation import loss_curves
@@ -29,6 +32,8 @@ class Validation:
     The score is the mean loss over the last `final_steps` steps (default a tenth of the horizon), the paper's "final
     validation loss"; the optimizer with the best one is kept (Andrychowicz et al. 2016, section 3). A score that is not
     finite is never the best.
+
+    **Raises:** `ValueError` for numbers that are not positive and whole, or more final steps than there are.
     """
 
     family: TaskFamily
@@ -37,6 +42,20 @@ class Validation:
     every: int = 100
     final_steps: int | None = None
     batch_size: int | None = None
+
+    def __post_init__(self):
+        counts(
+            horizon=self.horizon,
+            num_tasks=self.num_tasks,
+            every=self.every,
+            final_steps=self.final_steps,
+            batch_size=self.batch_size,
+        )
+        if self.final_steps is not None and self.final_steps > self.horizon + 1:
+            raise ValueError(
+                f"`final_steps` must be at most the number of losses, `horizon` + 1, got final_steps={self.final_steps} and "
+                f"horizon={self.horizon}."
+            )
 
     def score(
         self, optimizer: AbstractLearnedOptimizer, key: PRNGKeyArray, devices: Sequence[_devices.Device] | None = None
@@ -62,8 +81,11 @@ class MetaTrained:
     last: AbstractLearnedOptimizer  # as of the last meta-step (its average, where one was asked for)
     best_score: float | None  # of `optimizer` on the validation tasks
     num_steps: int  # meta-steps done, skipped ones included
-    num_skipped: int  # meta-steps whose gradient was not finite: no update was made
-    num_diverged: int  # episodes whose meta-loss was not finite: started afresh
+    num_skipped: int  # meta-steps without an update: nothing was finite, or more than `max_diverged` diverged
+    num_diverged: (
+        int  # episodes whose meta-loss or meta-gradient was not finite: left out of the mean, and started afresh
+    )
+    share_diverged: float  # of all truncations (whole runs of a `RecordedLoop`), one a task and meta-step
     num_episodes: float  # inner training runs' worth of truncations that meta-training took
     num_inner_steps: float  # in all of them; NaN for loops that JAX knows nothing of (`RecordedLoop`)
     seconds: float  # wall clock, earlier parts of a resumed run included
@@ -73,13 +95,19 @@ class MetaTrained:
 def default_outer_optimizer(
     learning_rate: optax.ScalarOrSchedule = 1e-3, max_norm: float = 0.1
 ) -> optax.GradientTransformation:
-    """Adam behind a clip of the meta-gradient's global norm: the mean over tasks is clipped, not each task's."""
+    """Adam behind a clip of the meta-gradient's global norm: the mean over tasks is clipped, not each task's.
+
+    **Raises:** `ValueError` for a `max_norm` that is not positive (infinite: no clip), or a rate that is not positive and finite.
+    """
+    positive("max_norm", max_norm, finite=False)
+    if not callable(learning_rate):
+        positive("learning_rate", learning_rate)
     return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate))
 
 
 @holding_its_folder
 def meta_train(
-    optimizer: AbstractLearnedOptimizer,
+    optimizer: Optimizer,
     estimator: AbstractGradientEstimator,
     outer_opt: optax.GradientTransformation | None = None,
     *,
@@ -87,6 +115,7 @@ def meta_train(
     key: PRNGKeyArray,
     validation: Validation | None = None,
     average: float = 0.0,
+    max_diverged: float = 0.5,
     max_seconds: float | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -99,28 +128,39 @@ def meta_train(
     Tasks are divided among `devices` (default: all local ones that divide `estimator.num_tasks`), one program on each,
     and the mean of their meta-gradients is taken on the host. On a CPU call `l2o.use_all_cores()` first.
 
-    A meta-gradient that is not finite is skipped and counted. With a `folder`, metrics (metrics.jsonl), TensorBoard events
-    and checkpoints go there; a run that is interrupted or killed goes on from its last checkpoint with `resume=True` and
+    Tasks whose meta-loss or meta-gradient is not finite are left out of the mean, and counted. A meta-step is skipped, and
+    counted, if more than `max_diverged` of them are, or nothing is left. With a `folder`, metrics (metrics.jsonl), TensorBoard
+    events and checkpoints go there; a run that is interrupted or killed goes on from its last checkpoint with `resume=True` and
     gives the same $\varphi$, bit for bit, on the same number of devices.
 
     **Arguments:**
 
+    - `optimizer`: where to start. What `l2o.beyond`, and so `l2o.load`, put around it for long runs is taken off.
     - `outer_opt`: any optax optimizer; default `default_outer_optimizer()`.
     - `average`: decay $\beta$ of an exponential moving average $\bar\varphi \leftarrow \beta \bar\varphi + (1 - \beta) \varphi$
         of the meta-parameters, over about $1 / (1 - \beta)$ meta-steps (Polyak & Juditsky 1992). The average is what is validated
         and returned; meta-training itself goes on from $\varphi$. Meta-gradients are noisy: it is often far better. 0: none.
+    - `max_diverged`: the largest share of tasks that may have diverged in a meta-step that is taken.
     - `max_seconds`: stop early after this much wall clock in this call.
     - `on_step`: called with each row of the history, for a progress bar.
 
-    **Raises:** `ValueError` for bad arguments or tasks (see `check_family`), or if another optimizer, estimator, family, outer
-    optimizer, key, ... than before is to be resumed (it says which), before anything is run; `FileExistsError` if `folder`
-    holds a run and `resume` is not set, `BlockingIOError` if a run in it goes on; `OSError` where the disk fills up.
+    **Raises:** before anything is run, `ValueError` for bad arguments or tasks (see `check_family`), if there is nothing to
+    train, as of an optax transformation, which hides in closures what it is made of (`l2o.chain` does not), or if another
+    optimizer, estimator, family, outer optimizer, key, ... than before is to be resumed (it says which); `FileExistsError` if
+    `folder` holds a run and `resume` is not set, `BlockingIOError` if a run in it goes on; `OSError` where the disk fills up.
     """
     outer_opt = outer_opt or default_outer_optimizer()
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1, got {num_steps}.")
-    if not 0 <= average < 1:
+    key = _keys.one(key)
+    optimizer = bare(optimizer)
+    _check_trainable(optimizer)
+    count("num_steps", num_steps)
+    count("checkpoint_every", checkpoint_every)
+    if not 0 <= real("average", average) < 1:
         raise ValueError(f"`average` must be at least 0 and below 1, got {average}.")
+    if not 0 <= real("max_diverged", max_diverged) <= 1:
+        raise ValueError(f"`max_diverged` is a share of the tasks, from 0 to 1, got {max_diverged}.")
+    if max_seconds is not None:
+        positive("max_seconds", max_seconds, finite=False)
     for part in estimator.parts:
         if isinstance(part.problem, InnerTraining):
             check_family(part.problem.family, jax.random.fold_in(key, 1))
@@ -170,6 +210,7 @@ def meta_train(
         if resume:
             run, history = checkpoints.restore(run)
         writer = checkpoints.events(int(run["step"]))
+    num_tasks = [sum(e.num_tasks for e in part.parts) for part in parts]  # of every device
     started, seconds_before = time.monotonic(), float(run["seconds"])
 
     def validate():
@@ -199,24 +240,32 @@ def meta_train(
                     for part, episodes, k, device in zip(parts, run["episodes"], step_keys, devices, strict=True)
                 ],
             )
-            gradients = [jax.device_put(estimate.gradient, devices[0]) for estimate, _ in results]
+            found = [estimate for estimate, _ in results]
+            num_lost = sum(int(e.num_diverged) for e in found)
+            # Devices count as much as they have tasks left, and those without any not at all.
+            left = np.array([max(0, n - int(e.num_diverged)) for n, e in zip(num_tasks, found, strict=True)])
+            kept = [i for i in range(len(found)) if left[i] or not left.any()]
+            weights = left[kept] / left.max() if left.any() else np.ones(len(kept))
+            gradients = [jax.device_put(found[i].gradient, devices[0]) for i in kept]
             stepped, norm = _outer_step(
-                outer_opt, run["arrays"], run["average"], run["outer_state"], gradients, average
+                outer_opt, run["arrays"], run["average"], run["outer_state"], gradients, weights, average
             )
-            finite = bool(np.isfinite(norm))
+            share = num_lost / sum(num_tasks)
+            finite = bool(np.isfinite(norm)) and left.any() and share <= max_diverged
             if finite:
                 run["arrays"], run["average"], run["outer_state"] = stepped
             run["episodes"] = [episodes for _, episodes in results]
             run["num_skipped"] = run["num_skipped"] + (not finite)
-            run["num_diverged"] = run["num_diverged"] + sum(int(e.num_diverged) for e, _ in results)
+            run["num_diverged"] = run["num_diverged"] + num_lost
             step += 1
             run["step"] = np.asarray(step)
             row = {
                 "step": step,
-                "meta_loss": float(np.mean([float(e.meta_loss) for e, _ in results])),
+                "meta_loss": float(np.average([float(found[i].meta_loss) for i in kept], weights=weights)),
                 "gradient_norm": float(norm),
                 "num_skipped": int(run["num_skipped"]),
                 "num_diverged": int(run["num_diverged"]),
+                "share_diverged": share,  # in this meta-step
             }
             if validation is not None and (step % validation.every == 0 or step == num_steps):
                 row["validation_loss"] = validate()
@@ -252,10 +301,27 @@ def meta_train(
         num_steps=step,
         num_skipped=int(run["num_skipped"]),
         num_diverged=int(run["num_diverged"]),
+        share_diverged=int(run["num_diverged"]) / (max(step, 1) * sum(num_tasks)),
         num_episodes=num_episodes,
         num_inner_steps=num_inner_steps,
         seconds=float(run["seconds"]),
         history=history,
+    )
+
+
+def _check_trainable(optimizer: Any) -> None:
+    """Refuses what has no meta-parameters, before a run that would change nothing."""
+    if any(leaf.size for leaf in jax.tree.leaves(eqx.filter(optimizer, eqx.is_inexact_array))):
+        return
+    if isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(
+            "There is nothing to train: an optax transformation hides what it is made of in functions, learned rules as well. "
+            "Chain a learned rule with optax's by `l2o.chain(optax.clip(1.0), rule)`, whose meta-parameters are the rule's."
+        )
+    raise ValueError(
+        f"There is nothing to train: {type(optimizer).__name__} has no floating JAX arrays among its leaves, which are what is "
+        "trained. Fields that are static, Python numbers, NumPy arrays, and learned rules inside of optax transformations "
+        "(`optax.chain`; use `l2o.chain`) are not."
     )
 
 
@@ -280,9 +346,14 @@ _init_jitted, _estimate_jitted = eqx.filter_jit(_init), eqx.filter_jit(_estimate
 
 
 @eqx.filter_jit
-def _outer_step(outer_opt, arrays, averaged, outer_state, gradients, average):
-    """One outer update with the mean of the devices' meta-gradients."""
-    mean = jax.tree.map(lambda *g: sum(g[1:], start=g[0]) / len(g), *gradients)
+def _outer_step(outer_opt, arrays, averaged, outer_state, gradients, weights, average):
+    """One outer update with the weighted mean of the devices' meta-gradients."""
+
+    def mean_of(*parts):
+        weighted = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
+        return (sum(weighted[1:], start=weighted[0]) / jnp.sum(weights)).astype(parts[0].dtype)
+
+    mean = jax.tree.map(mean_of, *gradients)
     updates, outer_state = outer_opt.update(mean, outer_state, arrays)
     arrays = eqx.apply_updates(arrays, updates)
     return (arrays, optax.incremental_update(arrays, averaged, 1 - average), outer_state), optax.tree.norm(mean)

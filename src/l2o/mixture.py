@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from l2o import _keys
+from l2o._checks import positive
 from l2o.estimators import AbstractGradientEstimator, Estimate
+from l2o.estimators._base import has_diverged
 
 
 class Mixture(AbstractGradientEstimator):
@@ -21,16 +24,22 @@ class Mixture(AbstractGradientEstimator):
     meta-trained on; with a mixture that is more than one kind of problem:
 
     ```python
+    import jax
+    import l2o
+    from l2o.architectures import lstm
     from l2o.estimators.bptt import BPTT
+    from l2o.tasks import mlp
 
-    nets = [l2o.tasks.mlp.family(), l2o.tasks.mlp.family(hidden=(20, 20))]
+    key = jax.random.key(0)
+    start = lstm.build(key)
+    nets = [mlp.family(), mlp.family(hidden=(20, 20))]
     problems = [l2o.InnerTraining(net, horizon=100, truncation=20) for net in nets]
     result = l2o.meta_train(start, l2o.Mixture([BPTT(p, num_tasks=4) for p in problems]), num_steps=1000, key=key)
     ```
 
     Losses of one family may be a hundred times those of another, and meta-gradients explode on some families and not on others:
     without the clip the largest would be the only one heard. Episodes go on, and start anew, each family's for itself. The
-    meta-loss is the weighted mean of the families'.
+    meta-loss is the weighted mean of the families'. A family of which every task diverged is left out of both.
 
     **Arguments:**
 
@@ -57,7 +66,6 @@ class Mixture(AbstractGradientEstimator):
     ):
         self.estimators = tuple(estimators)
         self.weights = tuple(float(w) for w in weights) if weights is not None else (1.0,) * len(self.estimators)
-        self.max_norm = float(max_norm)
         self.problem = None
         if not self.estimators or not all(e.jitted for e in self.estimators):
             raise ValueError("`Mixture` takes at least one estimator, and none that runs PyTorch loops.")
@@ -66,8 +74,7 @@ class Mixture(AbstractGradientEstimator):
                 f"`weights` must be a positive number for each of the {len(self.estimators)} estimators, got {weights}."
             )
         self.num_tasks = math.gcd(*(e.num_tasks for e in self.estimators))
-        if not self.max_norm > 0:
-            raise ValueError(f"`max_norm` must be positive, got {max_norm}.")
+        self.max_norm = positive("max_norm", max_norm, finite=False)  # infinite: no clip
 
     @property
     def num_particles(self):
@@ -81,19 +88,29 @@ class Mixture(AbstractGradientEstimator):
         return Mixture([e.share(num) for e in self.estimators], self.weights, self.max_norm)
 
     def init(self, optimizer, key):
-        keys = jax.random.split(key, len(self.estimators))
+        keys = jax.random.split(_keys.one(key), len(self.estimators))
         return tuple(e.init(optimizer, k) for e, k in zip(self.estimators, keys, strict=True))
 
     def estimate(self, optimizer, state, key):
-        keys = jax.random.split(key, len(self.estimators))
+        keys = jax.random.split(_keys.one(key), len(self.estimators))
         estimates, states = zip(
             *(e.estimate(optimizer, s, k) for e, s, k in zip(self.estimators, state, keys, strict=True)), strict=True
         )
         clip = optax.clip_by_global_norm(self.max_norm)
         clipped = [clip.update(e.gradient, clip.init(e.gradient))[0] for e in estimates]
-        loss, gradient = (self._mean(x) for x in ([e.meta_loss for e in estimates], clipped))
+        lost = jnp.stack([has_diverged(e.meta_loss, e.gradient) for e in estimates])
+        loss, gradient = (self._mean(x, lost) for x in ([e.meta_loss for e in estimates], clipped))
         return Estimate(loss, gradient, jnp.sum(jnp.stack([e.num_diverged for e in estimates]))), states
 
-    def _mean(self, values):
+    def _mean(self, values, lost):
+        """Weighted, of the families that are not lost; of all where all are."""
         total = sum(self.weights)
-        return jax.tree.map(lambda *x: sum(w / total * v for w, v in zip(self.weights, x, strict=True)), *values)
+        kept = ~lost | jnp.all(lost)
+        share = (total - jnp.sum(jnp.where(kept, 0.0, jnp.asarray(self.weights)))) / total
+
+        def mean(*values):
+            parts = zip(self.weights, kept, values, strict=True)
+            value = sum(jnp.where(k, w / total * v, 0) for w, k, v in parts)
+            return (value / share).astype(values[0].dtype)
+
+        return jax.tree.map(mean, *values)

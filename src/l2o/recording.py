@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from l2o import pretrained
+from l2o import _keys, pretrained
+from l2o._checks import count, counts
 from l2o._inner import later_gradients
 from l2o._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer
 from l2o.estimators import AbstractGradientEstimator, Estimate
+from l2o.estimators._base import has_diverged, mean_of_finite
 
 
 @runtime_checkable
@@ -75,6 +77,9 @@ def meta_gradient(
             f"A recording is replayed in blocks of coordinates, which needs a coordinatewise optimizer, got "
             f"{type(optimizer).__name__}."
         )
+    if not recordings:
+        raise ValueError("There are no recordings: the loop took no step with the optimizer that it was given.")
+    counts(truncation=truncation, block=block)
     gradients = []
     for recording in recordings:
         length, num = recording.gradients.shape
@@ -181,6 +186,10 @@ class RecordedLoop(AbstractGradientEstimator):
     block: int = eqx.field(static=True, default=512)
     problem: None = eqx.field(static=True, default=None)
 
+    def __check_init__(self):
+        count("num_tasks", self.num_tasks)
+        counts(truncation=self.truncation, block=self.block)
+
     def init(self, optimizer, key):
         return ()
 
@@ -190,7 +199,7 @@ class RecordedLoop(AbstractGradientEstimator):
 
         weights = pretrained.as_dict(optimizer)
         losses, gradients = [], []
-        for seed in np.asarray(jax.random.bits(key, (self.num_tasks,), "uint32")).tolist():
+        for seed in np.asarray(jax.random.bits(_keys.one(key), (self.num_tasks,), "uint32")).tolist():
             recorder = Recorder()
             with recorder:
                 self.loop(lambda params, **options: LearnedOptimizer(params, weights, **options), seed)
@@ -198,6 +207,7 @@ class RecordedLoop(AbstractGradientEstimator):
             loss, gradient = meta_gradient(optimizer, recordings, truncation=self.truncation, block=self.block)
             losses.append(loss)
             gradients.append(gradient)
-        stacked = jnp.stack(losses)
-        mean = jax.tree.map(lambda *g: jnp.mean(jnp.stack(g), axis=0), *gradients)
-        return Estimate(jnp.mean(stacked), mean, jnp.sum(~jnp.isfinite(stacked))), state
+        diverged = jnp.stack([has_diverged(*one) for one in zip(losses, gradients, strict=True)])
+        stacked = jnp.stack(losses), jax.tree.map(lambda *g: jnp.stack(g), *gradients)
+        meta_loss, gradient = mean_of_finite(stacked, diverged)
+        return Estimate(meta_loss, gradient, jnp.sum(diverged)), state

@@ -13,6 +13,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
+from l2o import _keys
+from l2o._checks import counts
 from l2o._coordinates import num_coordinates
 from l2o._inner import begin, loss_key, unroll
 from l2o._optimizer import AbstractLearnedOptimizer
@@ -42,7 +44,8 @@ def measure(
 
     **Raises:** `ValueError` if no task starts with a finite gradient.
     """
-    keys = jax.random.split(jax.random.key(0) if key is None else key, num_tasks)
+    counts(horizon=horizon, num_tasks=num_tasks)
+    keys = jax.random.split(jax.random.key(0) if key is None else _keys.one(key), num_tasks)
     seen = np.asarray(_watch(optimizer, family, keys, horizon))
     if not np.isfinite(seen[:, 0]).any():
         raise ValueError(f"The gradient is not finite at the start of any of {num_tasks} tasks drawn from the family.")

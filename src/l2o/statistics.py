@@ -85,11 +85,15 @@ def ratio_interval(
 ) -> tuple[float, float, float]:
     r"""Ratio of the means of paired positive values (same tasks) and its paired interval: (ratio, low, high).
 
+    NaN, all three, where a mean is negative or the denominator's is zero: such a ratio says nothing.
+
     Studentized in $\log(\bar x / \bar y)$, whose error by the delta method is the deviation of
     $x_i / \bar x - y_i / \bar y$ over $\sqrt n$. NaN bounds where a run is not finite.
     """
     x, y = np.asarray(numerator, float), np.asarray(denominator, float)
     with np.errstate(all="ignore"):
+        if x.mean() < 0 or y.mean() <= 0:
+            return float("nan"), float("nan"), float("nan")
         ratio = x.mean() / y.mean()
         if len(x) < 2 or not np.isfinite(np.log(ratio)):
             return float(ratio), float("nan"), float("nan")

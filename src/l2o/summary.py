@@ -92,11 +92,13 @@ def _setting(record):
 class Overall(NamedTuple):
     """One optimizer over all panels that it ran on."""
 
-    ratio: Estimate  # interquartile mean over all runs of loss / mean loss of the panel's best baseline, geometric
+    # Interquartile mean over all runs of loss / mean loss of the panel's best baseline, geometric. NaN if no panel's losses have
+    # ratios.
+    ratio: Estimate
     improvement: Estimate | None  # probability that a run beats one of the best baseline's; None of itself
     num_panels: int
-    num_won: int  # panels on which its ratio to the best baseline is below 1, interval included
-    num_lost: int  # ... above 1
+    num_won: int  # panels on which its loss is below the best baseline's, interval included (`Verdict.outcome`)
+    num_lost: int  # ... above
     num_diverged: int  # runs
     num_runs: int
 
@@ -105,20 +107,43 @@ def scores(comparison: Comparison) -> dict[str, dict[str, Float[np.ndarray, " nu
     """By optimizer and panel, each run's loss at the horizon relative to the mean of the panel's best baseline.
 
     Losses below single precision's epsilon times the mean loss at the start are rounding, and count as that. Panels without
-    a baseline are left out. NaN (diverged) is inf: worse than any.
+    a baseline are left out, as are those where some optimizer's mean loss is negative, or the best baseline's is zero: ratios say
+    nothing there. NaN (diverged) is inf: worse than any.
     """
-    table: dict[str, dict[str, Any]] = {}
+    found = {n: {p: s.values for p, s in panels.items() if s.relative} for n, panels in _standings(comparison).items()}
+    return {name: panels for name, panels in found.items() if panels}
+
+
+class _Standing(NamedTuple):
+    """One optimizer's runs on one panel with a baseline."""
+
+    values: Float[np.ndarray, " num_tasks"]  # losses at the horizon; inf where a run diverged
+    relative: bool  # whether they are relative to the mean of the best baseline, or the losses themselves
+
+
+# Of the loss at the start: how far below zero a mean loss is taken for rounding.
+_ROUNDING = 1e-3
+
+
+def _standings(comparison: Comparison) -> dict[str, dict[str, _Standing]]:
+    """By optimizer and panel."""
+    table: dict[str, dict[str, _Standing]] = {}
     for panel, setting in comparison.panels.items():
         records = comparison.records[panel]
         if all(record.learned for record in records.values()):
             continue
         best = best_baseline(records, setting.horizon, setting.window)
-        floor = np.finfo(np.float32).eps * abs(_mean(records[best].curves.losses[:, 0]))
-        reference = max(_mean(loss_at(records[best], setting.horizon, setting.window)), floor)
-        for name, record in records.items():
-            with np.errstate(all="ignore"):
-                relative = np.maximum(loss_at(record, setting.horizon, setting.window), floor) / reference
-            table.setdefault(name, {})[panel] = np.where(np.isnan(relative), np.inf, relative)
+        scale = abs(_mean(records[best].curves.losses[:, 0]))
+        floor = np.finfo(np.float32).eps * scale
+        losses = {name: loss_at(record, setting.horizon, setting.window) for name, record in records.items()}
+        reference = max(_mean(losses[best]), floor)
+        signed = any(_mean(values[np.isfinite(values)]) < -_ROUNDING * scale for values in losses.values())
+        for name, values in losses.items():
+            relative = bool(reference > 0 and not signed)
+            if relative:
+                with np.errstate(all="ignore"):
+                    values = np.maximum(values, floor) / reference
+            table.setdefault(name, {})[panel] = _Standing(np.where(np.isfinite(values), values, np.inf), relative)
     return table
 
 
@@ -126,45 +151,60 @@ class Verdict(NamedTuple):
     """One optimizer beside the best baseline of one panel, at the horizon."""
 
     best: str
-    ratio: float  # of mean losses, those at rounding level counted as that (`scores`), and its interval
+    ratio: (
+        float  # of mean losses, those at rounding level counted as that, and its interval; NaN where `scores` has none
+    )
     low: float
     high: float
     num_diverged: int  # runs
+    difference: tuple[float, float] = (
+        float("nan"),
+        float("nan"),
+    )  # of mean losses, its interval, where there is no ratio
 
     @property
     def outcome(self) -> str:
-        """Won or lost if the interval says so; a diverged run loses; else undecided."""
-        if self.high < 1:
+        """Won or lost if the interval of the ratio, or else of the difference, says so; a diverged run loses; else undecided."""
+        if self.high < 1 or self.difference[1] < 0:
             return "won"
-        return "lost" if self.low > 1 or self.num_diverged else "undecided"
+        return "lost" if self.low > 1 or self.difference[0] > 0 or self.num_diverged else "undecided"
 
 
 def verdicts(comparison: Comparison) -> dict[str, dict[str, Verdict]]:
     """By optimizer and panel, for all but the best baselines themselves; panels without a baseline are left out."""
-    relative = scores(comparison)
+    standings = _standings(comparison)
     found: dict[str, dict[str, Verdict]] = {}
-    for name, panels in relative.items():
+    for name, panels in standings.items():
         found[name] = {}
-        for panel, values in panels.items():
+        for panel, (values, relative) in panels.items():
             setting = comparison.panels[panel]
             best = best_baseline(comparison.records[panel], setting.horizon, setting.window)
             if name != best:
                 diverged = int((~np.isfinite(values)).sum())
-                found[name][panel] = Verdict(best, *ratio_interval(values, relative[best][panel]), diverged)
+                theirs = standings[best][panel].values
+                if relative:
+                    found[name][panel] = Verdict(best, *ratio_interval(values, theirs), diverged)
+                else:
+                    with np.errstate(all="ignore"):
+                        apart = values - theirs
+                    bounds = bootstrap_interval(apart) if np.isfinite(apart).all() else (np.nan, np.nan)
+                    found[name][panel] = Verdict(best, np.nan, np.nan, np.nan, diverged, bounds)
     return found
 
 
 def overall(comparison: Comparison) -> dict[str, Overall]:
     """Every optimizer over all panels, with stratified 95 % intervals."""
-    relative, judged, table = scores(comparison), verdicts(comparison), {}
-    for name, panels in relative.items():
-        with np.errstate(all="ignore"):
-            ratio = Estimate(*map(float, np.exp(statistics.aggregate({p: np.log(v) for p, v in panels.items()}))))
+    standings, judged, table = _standings(comparison), verdicts(comparison), {}
+    for name, panels in standings.items():
+        ratio = Estimate(np.nan, np.nan, np.nan)
+        if relative := {p: s.values for p, s in panels.items() if s.relative}:
+            with np.errstate(all="ignore"):
+                ratio = Estimate(*map(float, np.exp(statistics.aggregate({p: np.log(v) for p, v in relative.items()}))))
         outcomes = [verdict.outcome for verdict in judged[name].values()]
         improvement = None
         if judged[name]:
-            others = {p: panels[p] for p in judged[name]}
-            best = {p: relative[verdict.best][p] for p, verdict in judged[name].items()}
+            others = {p: panels[p].values for p in judged[name]}
+            best = {p: standings[verdict.best][p].values for p, verdict in judged[name].items()}
             improvement = statistics.probability_of_improvement(others, best)
         table[name] = Overall(
             ratio,
@@ -172,8 +212,8 @@ def overall(comparison: Comparison) -> dict[str, Overall]:
             len(panels),
             outcomes.count("won"),
             outcomes.count("lost"),
-            int(sum((~np.isfinite(v)).sum() for v in panels.values())),
-            int(sum(len(v) for v in panels.values())),
+            int(sum((~np.isfinite(s.values)).sum() for s in panels.values())),
+            int(sum(len(s.values) for s in panels.values())),
         )
     return table
 

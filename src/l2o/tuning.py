@@ -1,7 +1,7 @@
 """Hyperparameters chosen by trials, all of them in one vectorised program."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,7 +12,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
-from l2o import _devices, baselines
+from l2o import _devices, _keys, baselines
+from l2o._checks import count, counts, real
 from l2o._inner import begin, unroll
 from l2o._task import TaskFamily
 
@@ -40,7 +41,8 @@ class Search:
     - `schedules`: "constant", "cosine" (to zero at the horizon), "warmup_cosine" (a tenth of the horizon linear, then cosine).
     - `weight_decays`: smallest and largest, for random search of rules that have one (AdamW, Lion, Muon, schedule-free).
 
-    **Raises:** `ValueError` for a kind or schedule that does not exist, or a budget too small for the grid.
+    **Raises:** `ValueError` for a kind or schedule that does not exist, bounds that are not positive, finite and ascending, or a
+    budget too small for the grid.
     """
 
     num_trials: int = 11
@@ -55,6 +57,7 @@ class Search:
         unknown = [s for s in self.schedules if s not in SCHEDULES]
         if unknown or not self.schedules:
             raise ValueError(f"No schedule named {(unknown or [''])[0]!r}. Schedules: {', '.join(SCHEDULES)}.")
+        count("num_trials", self.num_trials)
         if self.num_trials < len(self.schedules):
             raise ValueError(
                 f"{self.num_trials} trials cannot cover {len(self.schedules)} schedules. Allow more trials."
@@ -63,9 +66,9 @@ class Search:
             raise ValueError(
                 "Weight decay is searched at random only: pass kind='random', or leave `weight_decays` out."
             )
-        low, high = self.rates
-        if not 0 < low <= high:
-            raise ValueError(f"`rates` must be positive and ascending, got {self.rates}.")
+        _check_bounds("rates", self.rates)
+        if self.weight_decays is not None:
+            _check_bounds("weight_decays", self.weight_decays)
 
     def trials(self, key: PRNGKeyArray) -> Trial:
         """The settings tried: arrays [num_trials], in ascending order of the rate for a grid."""
@@ -74,7 +77,7 @@ class Search:
             per_schedule = self.num_trials // len(indices)
             rates = np.repeat(np.geomspace(*self.rates, per_schedule), len(indices))
             return Trial(rates, np.tile(indices, per_schedule), np.full(len(rates), np.nan))
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(_keys.one(key))).ravel())
         num = self.num_trials
         rates, schedules = _log_uniform(rng, self.rates, num), rng.choice(indices, num)
         decays = _log_uniform(rng, self.weight_decays, num) if self.weight_decays else np.full(num, np.nan)
@@ -90,6 +93,11 @@ class Search:
             return baseline.make(lambda step: trial.rate * _scale(trial.schedule, step, horizon), **options)
 
         return make
+
+
+def _check_bounds(name, bounds):
+    if len(bounds) != 2 or not 0 < real(name, bounds[0]) <= real(name, bounds[1]) < float("inf"):
+        raise ValueError(f"`{name}` must be two numbers, positive, finite and ascending, got {bounds}.")
 
 
 def _log_uniform(rng, bounds, num):
@@ -146,14 +154,38 @@ class Tuned(NamedTuple):
     """Result of `tune`."""
 
     value: Any  # the best of the grid
-    at_edge: bool  # whether its first leaf (the rate) is the grid's smallest or largest: the true best may lie outside
+    at_edge: (
+        bool  # whether its rate (without one, any leaf) is the grid's smallest or largest: the best may lie outside
+    )
     grid: Any  # array [num_values], or a pytree of such
     losses: Float[np.ndarray, " num_values"]  # mean final loss of each; inf where any run diverged
 
     @property
     def rate(self) -> float:
-        """The learning rate chosen: the value's first leaf."""
-        return float(jax.tree.leaves(self.value)[0])
+        """The learning rate chosen: `rate`, `learning_rate` or `lr` of the value, or the value itself if it is a number.
+
+        **Raises:** `ValueError` if it is neither.
+        """
+        rate = _rate_of(self.value)
+        if rate is None:
+            names = ", ".join(f"`{name}`" for name in _RATE_NAMES)
+            raise ValueError(
+                f"Which of the tuned hyperparameters is the learning rate? It is looked for under the names {names}, but the "
+                f"value chosen is {self.value}. Take what you need from `value`."
+            )
+        return float(rate)
+
+
+_RATE_NAMES = ("rate", "learning_rate", "lr")
+
+
+def _rate_of(tree):
+    """The learning rate of a value, or the rates of a grid; None where nothing says which leaf it is."""
+    if isinstance(tree, Mapping):
+        return next((tree[name] for name in _RATE_NAMES if name in tree), None)
+    if isinstance(tree, int | float | np.ndarray | np.generic | jax.Array):
+        return tree
+    return next((getattr(tree, name) for name in _RATE_NAMES if hasattr(tree, name)), None)
 
 
 def tune(
@@ -177,10 +209,23 @@ def tune(
     (minibatch losses are noisy). `batch_size`: tasks run at once on a device, each with the whole grid; default one.
     `devices`: default all local ones.
 
-    **Raises:** `ValueError` if every value of the grid diverges.
+    **Raises:** `ValueError` if every value of the grid diverges, and for numbers that are not positive and whole, an empty grid,
+    or one whose leaves are not of one length.
     """
+    key = _keys.one(key)
+    counts(horizon=horizon, num_tasks=num_tasks, final_steps=final_steps, batch_size=batch_size)
     final_steps = final_steps or max(1, horizon // 10)
+    if final_steps > horizon + 1:
+        raise ValueError(
+            f"`final_steps` must be at most the number of losses, `horizon` + 1, got final_steps={final_steps} and "
+            f"horizon={horizon}."
+        )
     grid = jax.tree.map(np.asarray, grid)
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(grid)]
+    if not shapes or any(len(shape) != 1 for shape in shapes) or len(set(shapes)) != 1 or shapes[0] == (0,):
+        raise ValueError(
+            f"`grid` must hold values along one axis, in an array or in every leaf of a pytree, got leaves of shapes {shapes}."
+        )
     devices = _devices.share(num_tasks, devices)
     shares = jax.random.split(key, num_tasks).reshape(len(devices), -1)
     arguments = [_devices.put((on_device(grid), family, keys), d) for keys, d in zip(shares, devices, strict=True)]
@@ -190,7 +235,7 @@ def tune(
     tuned = chosen(grid, np.concatenate([np.asarray(r) for r in runs], axis=1))
     if not np.isfinite(tuned.losses).any():
         raise ValueError(
-            f"Every run diverged at some task, for all of the grid {np.asarray(jax.tree.leaves(grid)[0]).tolist()}. "
+            f"Every run diverged at some task, for all of the grid {jax.tree.map(lambda x: x.tolist(), grid)}. "
             "Try smaller values."
         )
     return tuned
@@ -231,8 +276,9 @@ def chosen(grid: PyTree, runs: Float[np.ndarray, "num_values num_tasks"]) -> Tun
     losses = np.asarray(scores(runs))
     best = int(np.argmin(losses))
     value = jax.tree.map(lambda x: x[best].item(), grid)
-    rates = jax.tree.leaves(grid)[0]
-    return Tuned(value, bool(rates[best] in (rates.min(), rates.max())), grid, losses)
+    rates = _rate_of(grid)
+    watched = jax.tree.leaves(grid) if rates is None else [np.asarray(rates)]
+    return Tuned(value, any(bool(x[best] in (x.min(), x.max())) for x in watched), grid, losses)
 
 
 def on_device(grid: PyTree) -> PyTree:

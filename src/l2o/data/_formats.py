@@ -108,29 +108,68 @@ def _cifar10_arrays(records):
 
 def _data_set(x_train, y_train, x_test, y_test, *, table=False):
     checked = _rows_and_labels if table else _images_and_labels
-    return DataSet(*checked(x_train, y_train), *checked(x_test, y_test))
+    data = DataSet(*checked(x_train, y_train), *checked(x_test, y_test))
+    _check_classes(data.y_train, data.y_test)
+    return data
 
 
 def _images_and_labels(x, y):
-    if x.dtype != np.uint8 or x.ndim not in (3, 4) or not _labels_of(x, y):
+    if x.dtype != np.uint8 or x.ndim not in (3, 4) or not _are_labels_of(x, y):
         raise ValueError(
             "expected uint8 images [n, h, w] or [n, h, w, c] and integer labels [n], "
             f"got {x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
         )
-    return x if x.ndim == 4 else x[..., None], y.astype(np.int32)
+    return x if x.ndim == 4 else x[..., None], _labels(y)
 
 
 def _rows_and_labels(x, y):
-    if x.dtype.kind not in "iuf" or x.ndim != 2 or not _labels_of(x, y):
+    if x.dtype.kind not in "iuf" or x.ndim != 2 or not _are_labels_of(x, y):
         raise ValueError(
             "expected a table of numbers [n, features] and integer labels [n], "
             f"got {x.dtype} {list(x.shape)} and {y.dtype} {list(y.shape)}"
         )
-    return x.astype(np.float32), y.astype(np.int32)
+    with np.errstate(over="ignore"):
+        rows = x.astype(np.float32)
+    wrong = np.argwhere(~np.isfinite(rows))
+    if len(wrong):
+        row, column = wrong[0]
+        raise ValueError(
+            f"a table holds finite numbers, in single precision, but {len(wrong)} of its entries are none: the first is "
+            f"{x[row, column]} in row {row}, column {column}"
+        )
+    return rows, _labels(y)
 
 
-def _labels_of(x, y):
+def _are_labels_of(x, y):
     return y.dtype.kind in "iu" and y.shape == x.shape[:1]
+
+
+# Nets have an output for every class up to the largest label, so that a stray label would ask for a net of its size.
+_MAX_CLASSES = 100_000
+
+
+def _labels(y):
+    """Class numbers: from 0 up, and at most so many."""
+    if y.size and not (y.min() >= 0 and y.max() < _MAX_CLASSES):
+        raise ValueError(
+            f"labels are the numbers of classes, from 0 to at most {_MAX_CLASSES - 1}, but these go from {y.min()} to {y.max()}; "
+            "number the classes 0, 1, 2, ..."
+        )
+    return y.astype(np.int32)
+
+
+def _check_classes(y_train, y_test):
+    """Refuses data that would have classes without a single example to learn them from."""
+    if not y_train.size:
+        raise ValueError("there are no training examples")
+    present = np.unique(y_train)
+    num_classes = max(int(present[-1]), int(y_test.max(initial=0))) + 1
+    # Classes that a sample happens to miss are let pass, gaps in the numbering (labels 7 and 900 of two classes) are not.
+    if num_classes > 2 * len(present) + 10:
+        raise ValueError(
+            f"labels number the classes 0, 1, 2, ..., but the {len(present)} different ones of the training split go up to "
+            f"{num_classes - 1}; number the classes that there are without gaps"
+        )
 
 
 def _split(x, y, *, table=False):

@@ -13,11 +13,14 @@ from l2o._optimizer import AbstractLearnedOptimizer
 
 
 class Estimate(eqx.Module):
-    """What one call of an estimator found."""
+    """What one call of an estimator found: means over the tasks that did not diverge.
 
-    meta_loss: Float[Array, ""]  # mean over tasks
+    Where all did, the mean is over all, and not finite.
+    """
+
+    meta_loss: Float[Array, ""]
     gradient: PyTree  # of the optimizer's structure, `None` where it has no inexact arrays
-    num_diverged: Int[Array, ""]  # tasks whose meta-loss was not finite; their episodes are started afresh
+    num_diverged: Int[Array, ""]  # tasks whose meta-loss or gradient was not finite; their episodes are started afresh
 
 
 class AbstractGradientEstimator(eqx.Module):
@@ -54,6 +57,22 @@ class AbstractGradientEstimator(eqx.Module):
         self, optimizer: AbstractLearnedOptimizer, state: PyTree, key: PRNGKeyArray
     ) -> tuple[Estimate, PyTree]:
         """Advances every episode by one truncation. Episodes that end, or diverge, are replaced by new ones."""
+
+
+def has_diverged(meta_loss: Float[Array, ""], gradient: PyTree) -> Bool[Array, ""]:
+    """Whether one task's meta-loss, or anything in its gradient, is not finite."""
+    return ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in (meta_loss, *jax.tree.leaves(gradient))]))
+
+
+def mean_of_finite(tree: PyTree, diverged: Bool[Array, " num_tasks"]) -> PyTree:
+    """Every leaf's mean over its first axis, over the tasks that did not diverge; over all if all did."""
+    kept = ~diverged | jnp.all(diverged)
+
+    def mean(x):
+        ours = kept.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.sum(jnp.where(ours, x, 0), axis=0) / jnp.sum(kept).astype(jnp.real(x).dtype)
+
+    return jax.tree.map(mean, tree)
 
 
 def restart(restarts: Bool[Array, ""], fresh: PyTree, state: PyTree) -> PyTree:

@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from l2o import _keys
+from l2o._checks import count, positive
 from l2o._inner import AbstractInnerProblem
-from l2o.estimators._base import AbstractGradientEstimator, Estimate, restart
+from l2o.estimators._base import AbstractGradientEstimator, Estimate, has_diverged, mean_of_finite, restart
 
 
 class _PESState(eqx.Module):
@@ -28,12 +30,19 @@ class PES(AbstractGradientEstimator):
 
     The meta-gradient is that of the *sum* of an episode's truncation losses divided over its truncations, one per call.
 
-    **Arguments:** `std`: $\sigma$. `num_tasks` counts pairs.
+    **Arguments:** `std`: $\sigma$. `num_tasks` counts pairs; one of which either loss is not finite is left out of the mean, and
+    counted.
+
+    **Raises:** `ValueError` if `num_tasks` is not a positive whole number, or `std` not positive and finite.
     """
 
     problem: AbstractInnerProblem
     num_tasks: int = eqx.field(static=True)
     std: float = eqx.field(static=True, default=0.01)
+
+    def __check_init__(self):
+        count("num_tasks", self.num_tasks)
+        positive("std", self.std)
 
     @property
     def num_particles(self):
@@ -45,7 +54,7 @@ class PES(AbstractGradientEstimator):
             zeros = jax.tree.map(jnp.zeros_like, eqx.filter(optimizer, eqx.is_inexact_array))
             return _PESState(state, state, zeros)
 
-        return jax.vmap(one_pair)(jax.random.split(key, self.num_tasks))
+        return jax.vmap(one_pair)(jax.random.split(_keys.one(key), self.num_tasks))
 
     def estimate(self, optimizer, state, key):
         arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
@@ -63,9 +72,9 @@ class PES(AbstractGradientEstimator):
             negative, loss_negative = self.problem.advance(perturbed(-1.0), state.negative)
             accumulated = jax.tree.map(jnp.add, state.accumulated, epsilon)
             factor = (loss_positive - loss_negative) / (2 * self.std**2)
-            gradient = jax.tree.map(lambda xi: factor * xi, accumulated)
+            gradient = jax.tree.map(lambda xi: (factor * xi).astype(xi.dtype), accumulated)
             meta_loss = (loss_positive + loss_negative) / 2
-            diverged = ~jnp.isfinite(meta_loss)
+            diverged = has_diverged(meta_loss, gradient)
             episode = self.problem.init(optimizer, init_key)
             fresh = _PESState(episode, episode, jax.tree.map(jnp.zeros_like, accumulated))
             state = restart(
@@ -73,9 +82,9 @@ class PES(AbstractGradientEstimator):
             )
             return gradient, meta_loss, diverged, state
 
-        grads, losses, diverged, state = jax.vmap(one_pair)(state, jax.random.split(key, self.num_tasks))
-        mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), grads)
-        return Estimate(jnp.mean(losses), mean, jnp.sum(diverged)), state
+        grads, losses, diverged, state = jax.vmap(one_pair)(state, jax.random.split(_keys.one(key), self.num_tasks))
+        meta_loss, gradient = mean_of_finite((losses, grads), diverged)
+        return Estimate(meta_loss, gradient, jnp.sum(diverged)), state
 
 
 build = PES

@@ -76,7 +76,8 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
 
 def _verdict(judged):
     def beside(verdict):
-        return _told(verdict) if verdict.num_diverged else f"{_told(verdict)} times the loss of {verdict.best}"
+        without = verdict.num_diverged or np.isnan(verdict.ratio)
+        return _told(verdict) if without else f"{_told(verdict)} times the loss of {verdict.best}"
 
     def on(outcome, verb, none=None):
         panels = {p: v for p, v in judged.items() if v.outcome == outcome}
@@ -211,6 +212,8 @@ def caveats(comparison: Comparison) -> list[str]:
 def _told(verdict):
     if verdict.num_diverged:
         return f"{count(verdict.num_diverged, 'run')} diverged"
+    if np.isnan(verdict.ratio):
+        return f"compared with {verdict.best} by difference: losses that are not positive have no ratio"
     return estimate(verdict.ratio, verdict.low, verdict.high)
 
 

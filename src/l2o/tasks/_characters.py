@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 import l2o.data
+from l2o._checks import counts
 
 
 class Characters(eqx.Module):
@@ -39,6 +40,7 @@ def load(name: str, *, length: int, batch_size: int, outer_batch_size: int) -> C
 
     **Raises:** `ValueError` if there is no such text, or a split of it is shorter than a window.
     """
+    counts(batch_size=batch_size, outer_batch_size=outer_batch_size)
     train, test, vocabulary = l2o.data.load_text(name)
     if length < 1 or len(test) <= length:
         raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 import l2o.data
+from l2o._checks import count, counts
 from l2o.tasks import _layers
 
 # Examples that go through a network together when a whole split is evaluated.
@@ -62,6 +63,8 @@ def load(data: str, *, labels: Sequence[int] | None, downscale: int, batch_size:
 
     **Raises:** `ValueError` for labels that the set does not have or that repeat, and for a `downscale` that leaves no pixel.
     """
+    counts(batch_size=batch_size, outer_batch_size=outer_batch_size)
+    count("downscale", downscale, at_least=0)
     images = l2o.data.load(data)
     present = np.unique(images.y_train)
     labels = [int(label) for label in (present if labels is None else labels)]

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from l2o._checks import count
 from l2o._task import AbstractTask, TaskFamily
 from l2o.tasks import _characters
 from l2o.tasks._characters import Characters
@@ -108,9 +109,10 @@ def family(
     - `cell`: "gru" or "lstm". - `hidden`: its units. - `length`: characters read in a window.
     - `batch_size`: windows a minibatch; `outer_batch_size`: of the independent batches of the "outer" and "test" splits.
 
-    **Raises:** `ValueError` for a text or cell that does not exist.
+    **Raises:** `ValueError` for a text or cell that does not exist, or a size that is not a positive whole number.
     """
     if cell not in NUM_GATES:
         raise ValueError(f"No cell named {cell!r}. Cells: {', '.join(NUM_GATES)}.")
+    count("hidden", hidden)
     windows = _characters.load(text, length=length, batch_size=batch_size, outer_batch_size=outer_batch_size)
     return OneTask(CharRNN(windows, cell, hidden))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 
+from l2o._checks import count, not_negative, sizes
 from l2o._task import AbstractTask, TaskFamily
 from l2o.tasks import _images, _layers, _start
 from l2o.tasks._one_task import OneTask
@@ -99,8 +100,13 @@ def family(
         paper does not say.) Batch norm starts at scale 1, offset 0.
     - `batch_size`: examples a minibatch; `outer_batch_size`: of the independent batches of the "outer" and "test" splits.
 
-    **Raises:** `ValueError` for labels the set does not have, an even kernel, or more blocks than the images can be halved.
+    **Raises:** `ValueError` for sizes that are not positive whole numbers, labels the set does not have, an even kernel,
+    or more blocks than the images can be halved.
     """
+    channels, dense = sizes("channels", channels), sizes("dense", dense, may_be_empty=True)
+    count("kernel", kernel)
+    if init_std is not None:
+        not_negative("init_std", init_std)
     images = _images.load(
         data, labels=labels, downscale=downscale, batch_size=batch_size, outer_batch_size=outer_batch_size
     )
@@ -109,4 +115,4 @@ def family(
         raise ValueError(f"Images {side} pixels wide cannot be halved once for each of `channels`, {channels}.")
     if kernel % 2 == 0:
         raise ValueError(f"`kernel` must be odd, so that the padding is the same on both sides, got {kernel}.")
-    return OneTask(ConvNet(images, tuple(channels), tuple(dense), kernel, init_std))
+    return OneTask(ConvNet(images, channels, dense, kernel, init_std))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from l2o._checks import count, not_negative
 from l2o._task import AbstractTask, TaskFamily
 
 HORIZON = 200
@@ -126,10 +127,12 @@ def family(*, name: str = "rastrigin", dim: int = 2, max_shift: float = 0.0) -> 
     - `max_shift`: each task moves the function by a vector drawn uniformly from [-`max_shift`, `max_shift`] in every
         coordinate, so that an optimizer cannot learn where the minimum is. The box of starting points stays.
 
-    **Raises:** `ValueError` for a name or a dimension that does not exist.
+    **Raises:** `ValueError` for a name or a dimension that does not exist, or a `max_shift` that is negative or not finite.
     """
     if name not in FUNCTIONS:
         raise ValueError(f"No landscape named {name!r}. Landscapes: {', '.join(FUNCTIONS)}.")
+    not_negative("max_shift", max_shift)
+    count("dim", dim, at_least=0)
     if dim < 1 or (isinstance(FUNCTIONS[name].minimizer, tuple) and dim != 2):
         raise ValueError(f"{name} is a function of {'2' if dim > 0 else '1 or more'} variables, got dim={dim}.")
 

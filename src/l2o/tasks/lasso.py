@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from l2o._checks import counts, real
 from l2o._task import AbstractTask, TaskFamily
 
 HORIZON = 100
@@ -87,9 +88,11 @@ def fista(
 def family(*, rows: int = 25, dim: int = 50, l1: float = 0.1) -> TaskFamily:
     r"""Draws $A$ (`rows` x `dim`) and $b$; `l1` is $\lambda$.
 
-    **Raises:** `ValueError` if `l1` is not positive: there may be many minimisers then, and the relative gap has no scale.
+    **Raises:** `ValueError` if a size is not a positive whole number, or `l1` not positive:
+    there may be many minimisers then, and the relative gap has no scale.
     """
-    if l1 <= 0:
+    counts(rows=rows, dim=dim)
+    if not 0 < real("l1", l1) < float("inf"):
         raise ValueError(f"`l1` must be positive, got {l1}. Without it, use the task quadratic.")
 
     def lasso(key):

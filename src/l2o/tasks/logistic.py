@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 import l2o.data
+from l2o._checks import counts, not_negative, positive
 from l2o._task import AbstractTask, TaskFamily
 from l2o.tasks._one_task import OneTask
 
@@ -88,8 +89,12 @@ def family(
     - `init_std`: weights start from N(0, `init_std`^2). With 0 and all rows at once, all tasks on a table are the same.
     - `batch_size`: rows a minibatch of the "train" split, drawn with replacement; default: all rows.
 
-    **Raises:** `ValueError` if `data` is not a table.
+    **Raises:** `ValueError` if `data` is not a table, a size is not a positive whole number, or a number out of its range.
     """
+    counts(dim=dim, num_examples=num_examples, batch_size=batch_size)
+    positive("scale_spread", scale_spread)
+    not_negative("weight_decay", weight_decay)
+    not_negative("init_std", init_std)
     if data is not None:
         return OneTask(_on_table(data, weight_decay=weight_decay, init_std=init_std, batch_size=batch_size))
 

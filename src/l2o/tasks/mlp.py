@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt
 
 import l2o.data
+from l2o._checks import counts, not_negative, sizes
 from l2o._task import AbstractTask, TaskFamily
 from l2o.tasks import _start
 from l2o.tasks._one_task import OneTask
@@ -87,7 +88,13 @@ def family(
     - `init_std`: weights and biases start from N(0, `init_std`^2); `None` scales weights by 1/sqrt(fan-in), biases at 0.
         (The paper does not say how it starts.)
     - `batch_size`: examples a minibatch; `outer_batch_size`: of the independent batches of the "outer" and "test" splits.
+
+    **Raises:** `ValueError` for sizes that are not positive whole numbers, a negative `init_std`, and unknown names.
     """
+    counts(batch_size=batch_size, outer_batch_size=outer_batch_size)
+    hidden = sizes("hidden", hidden, may_be_empty=True)
+    if init_std is not None:
+        not_negative("init_std", init_std)
     if activation not in ACTIVATIONS:
         raise ValueError(f"No activation named {activation!r}. Activations: {', '.join(ACTIVATIONS)}.")
     images = l2o.data.load(data)

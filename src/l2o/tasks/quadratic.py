@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from l2o._checks import count, not_negative, real
 from l2o._task import AbstractTask, TaskFamily
 
 HORIZON = 100
@@ -37,13 +38,16 @@ def family(
         rotation and $s_i^2$ evenly spaced in the logarithm from 1 to $1/\kappa$; $y$ is as before. From $\theta = 0$ every
         eigendirection has the same share of the loss, so the slow ones matter. Default: $W$ of i.i.d. entries.
 
-    **Raises:** `ValueError` for an unknown preset, a condition number below 1, or one with the preset "code".
+    **Raises:** `ValueError` for a `dim` that is not a positive whole number, a negative `init_std`, an unknown preset, a
+    condition number below 1 or infinite, or one with the preset "code".
     """
+    count("dim", dim)
+    not_negative("init_std", init_std)
     draws = {"paper": jax.random.normal, "code": jax.random.uniform}
     if preset not in draws:
         raise ValueError(f"No preset named {preset!r}. Presets of quadratic: {', '.join(draws)}.")
     draw = draws[preset]
-    if condition is not None and (condition < 1 or preset != "paper"):
+    if condition is not None and (not 1 <= real("condition", condition) < float("inf") or preset != "paper"):
         raise ValueError(
             "`condition` must be at least 1, and comes with the preset 'paper' only, "
             f"got condition={condition} and preset={preset!r}."

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from l2o._checks import count, not_negative, sizes
 from l2o._task import AbstractTask, TaskFamily
 from l2o.tasks import _images, _layers, _start
 from l2o.tasks._one_task import OneTask
@@ -109,7 +110,11 @@ def family(
             "`channels` must name one stage or more and not decrease (shortcuts only add channels), and `blocks` be at "
             f"least 1, got channels={channels} and blocks={blocks}."
         )
+    channels = sizes("channels", channels)
+    count("blocks", blocks)
+    if init_std is not None:
+        not_negative("init_std", init_std)
     images = _images.load(
         data, labels=labels, downscale=downscale, batch_size=batch_size, outer_batch_size=outer_batch_size
     )
-    return OneTask(ResNet(images, tuple(channels), blocks, init_std))
+    return OneTask(ResNet(images, channels, blocks, init_std))

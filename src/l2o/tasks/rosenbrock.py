@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from l2o._checks import count, not_negative
 from l2o._task import AbstractTask, TaskFamily
 
 HORIZON = 200
@@ -26,6 +27,8 @@ class Rosenbrock(AbstractTask):
 
 def family(*, dim: int = 2, a: float = 1.0, b: float = 100.0, init_std: float = 1.0) -> TaskFamily:
     """A family of one function; only the starting point is random."""
+    not_negative("init_std", init_std)
+    count("dim", dim, at_least=-(2**31))
     if dim < 2:
         raise ValueError(f"Rosenbrock's function needs `dim` of at least 2, got {dim}.")
     return lambda key: Rosenbrock(dim, a, b, init_std)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from l2o._checks import counts, not_negative, real
 from l2o._task import AbstractTask
 from l2o.tasks.lasso import objective
 
@@ -76,8 +77,11 @@ def family(
     - `l1`: $\lambda$. Larger finds the support sooner and biases the signal more.
     - `matrix_seed`: of $A$. Train on one and test on another to see whether an optimizer depends on it.
 
-    **Raises:** `ValueError` if `density` is not in (0, 1].
+    **Raises:** `ValueError` if a size is not a positive whole number, `density` not in (0, 1], or `l1` negative.
     """
+    counts(rows=rows, dim=dim)
+    not_negative("l1", l1)
+    real("snr_db", snr_db)
     if not 0 < density <= 1:
         raise ValueError(f"`density` must be more than 0 and at most 1, got {density}.")
     A = jax.random.normal(jax.random.key(matrix_seed), (rows, dim))

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key, PRNGKeyArray, UInt8
 
 import l2o.data
+from l2o._checks import counts, not_negative
 from l2o._task import AbstractTask, TaskFamily, task_key
 from l2o.tasks import _vgg
 
@@ -150,10 +151,14 @@ def family(
         SGD alone: with 10, its best rate is near 1 at 64 x 64 pixels.
     - `start`: "content", the content image, or "noise", N(0.5, 0.1^2) for every value.
 
-    **Raises:** `ValueError` for a name that does not exist, pictures of another size, or images too small for the layers;
+    **Raises:** `ValueError` for a name that does not exist, a size or weight out of its range, pictures of another size, or
+    images too small for the layers;
     `FileNotFoundError` saying where a file was looked for.
     """
     _check_start(start)
+    counts(size=size)
+    for name, weight in (("content", content_weight), ("style", style_weight), ("variation", variation_weight)):
+        not_negative(f"{name}_weight", weight)
     net, content_layers, style_layers = _network(features, content_layers, style_layers)
     if crop is not None and not 0 < crop <= size:
         raise ValueError(f"`crop` must be from 1 to the size of the pictures, got crop={crop} and size={size}.")

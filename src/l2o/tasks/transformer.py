@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from l2o._checks import counts, not_negative
 from l2o._task import AbstractTask, TaskFamily
 from l2o.tasks import _characters, _start
 from l2o.tasks._characters import Characters
@@ -125,8 +126,11 @@ def family(
     - `length`: characters read in a window.
     - `batch_size`: windows a minibatch; `outer_batch_size`: of the independent batches of the "outer" and "test" splits.
 
-    **Raises:** `ValueError` for a text that does not exist, or if `num_heads` does not divide `width`.
+    **Raises:** `ValueError` for a text that does not exist, a size that is not a positive whole number, or
+    if `num_heads` does not divide `width`.
     """
+    counts(width=width, num_layers=num_layers, num_heads=num_heads)
+    not_negative("init_std", init_std)
     if width % num_heads:
         raise ValueError(f"`num_heads` must divide `width`, got num_heads={num_heads} and width={width}.")
     windows = _characters.load(text, length=length, batch_size=batch_size, outer_batch_size=outer_batch_size)

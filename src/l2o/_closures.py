@@ -1,0 +1,190 @@
+"""Functions as pytrees of the arrays that they close over.
+
+JAX takes a function for a constant, with all that it has captured. A function made inside `vmap` or `jit` has captured tracers,
+and is of no use outside. Here it is taken apart, into the arrays and the rest, and put together again from other arrays.
+"""
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array
+
+
+class Closure(eqx.Module):
+    """A callable whose leaves are the arrays found in its closure, its defaults, and the functions and pytrees there.
+
+    Two of the same code are of one structure, so programs compiled for one are good for the other. NumPy arrays stay the
+    constants that they are: code may use them where JAX wants concrete numbers. What is captured by objects that are neither
+    functions nor pytrees is not seen.
+    """
+
+    arrays: tuple[Array, ...]
+    rest: "_Rest" = eqx.field(static=True)
+
+    def __init__(self, function: Callable[..., Any]):
+        found = _Found()
+        root = found.tree(function)
+        self.arrays = tuple(found.arrays)
+        self.rest = _Rest(root, tuple(found.nodes))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _together(self.arrays, self.rest)(*args, **kwargs)
+
+
+class _Array(NamedTuple):
+    """The place of an array, by its number."""
+
+    number: int
+
+
+class _Node(NamedTuple):
+    """The place of a function, by its number: one may occur several times, also within itself."""
+
+    number: int
+
+
+class _Same:
+    """An object that is used as it is: equal if `key` is."""
+
+    def __init__(self, value, key):
+        self.value, self.key = value, key
+
+    def __eq__(self, other):
+        return isinstance(other, _Same) and self.key == other.key
+
+    def __hash__(self):
+        return hash(self.key)
+
+
+class _Tree(NamedTuple):
+    leaves: tuple[Any, ...]  # an _Array, _Node or _Same each
+    treedef: Any
+    original: _Same  # returned itself where it holds neither arrays nor functions: it may be a list that is appended to
+
+
+class _Function(NamedTuple):
+    code: types.CodeType
+    scope: _Same  # its globals
+    name: str
+    cells: tuple[_Tree | None, ...]  # None: empty
+    defaults: _Tree
+    keywords: _Tree
+
+
+class _Partial(NamedTuple):
+    function: Any
+    arguments: _Tree
+
+
+class _Method(NamedTuple):
+    function: Any
+    owner: _Tree
+
+
+class _Rest(NamedTuple):
+    """A function without its arrays."""
+
+    root: _Tree
+    nodes: tuple[_Function | _Partial | _Method, ...]
+
+
+_OPENED = (types.FunctionType, types.MethodType, functools.partial)
+_JITTED = type(jax.jit(lambda: None))
+
+
+class _Found:
+    """Arrays and functions, in the order in which they are found."""
+
+    def __init__(self):
+        self.arrays, self.nodes, self.numbers = [], [], {}
+
+    def tree(self, value) -> _Tree:
+        # `jax.tree_util.Partial` is a pytree, but its function is none of its leaves.
+        leaves, treedef = jax.tree.flatten(value, is_leaf=lambda x: isinstance(x, functools.partial))
+        return _Tree(tuple(map(self.leaf, leaves)), treedef, _Same(value, None))
+
+    def leaf(self, value):
+        if eqx.is_array(value):
+            self.arrays.append(value)
+            return _Array(len(self.arrays) - 1)
+        inner = getattr(value, "__wrapped__", None) if isinstance(value, _JITTED) else None
+        if isinstance(inner, _OPENED):
+            value = inner  # compiled as part of whatever it is called in
+        if not isinstance(value, _OPENED):
+            return _Same(value, _comparable(value))
+        if id(value) not in self.numbers:
+            self.numbers[id(value)] = number = len(self.nodes)
+            self.nodes.append(value)  # known before it is opened: it may call itself
+            self.nodes[number] = self.opened(value)
+        return _Node(self.numbers[id(value)])
+
+    def opened(self, value):
+        if isinstance(value, functools.partial):
+            return _Partial(self.leaf(value.func), self.tree((value.args, dict(value.keywords))))
+        if isinstance(value, types.MethodType):
+            return _Method(self.leaf(value.__func__), self.tree(value.__self__))
+        cells = tuple(None if _is_empty(cell) else self.tree(cell.cell_contents) for cell in value.__closure__ or ())
+        scope = _Same(value.__globals__, id(value.__globals__))
+        defaults, keywords = self.tree(value.__defaults__), self.tree(value.__kwdefaults__)
+        return _Function(value.__code__, scope, value.__name__, cells, defaults, keywords)
+
+
+def _together(arrays, rest):
+    """The function, with `arrays` where its own were."""
+    made: dict[int, Any] = {}
+
+    def tree(parts):
+        if all(isinstance(x, _Same) for x in parts.leaves):
+            return parts.original.value
+        return jax.tree.unflatten(parts.treedef, [leaf(x) for x in parts.leaves])
+
+    def leaf(place):
+        if isinstance(place, _Array):
+            return arrays[place.number]
+        return node(place.number) if isinstance(place, _Node) else place.value
+
+    def node(number):
+        parts = rest.nodes[number]
+        if number in made:
+            pass
+        elif isinstance(parts, _Partial):
+            args, keywords = tree(parts.arguments)
+            made[number] = functools.partial(leaf(parts.function), *args, **keywords)
+        elif isinstance(parts, _Method):
+            made[number] = types.MethodType(leaf(parts.function), tree(parts.owner))
+        else:
+            cells = tuple(types.CellType() for _ in parts.cells)
+            made[number] = function = types.FunctionType(parts.code, parts.scope.value, parts.name, None, cells)
+            for cell, content in zip(cells, parts.cells, strict=True):
+                if content is not None:
+                    cell.cell_contents = tree(content)
+            function.__defaults__, function.__kwdefaults__ = tree(parts.defaults), tree(parts.keywords)
+        return made[number]
+
+    return tree(rest.root)
+
+
+def _is_empty(cell):
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return True
+    return False
+
+
+def _comparable(value):
+    """What stands for an object in comparisons. 1, 1.0 and True are three, and 0.0 and -0.0 are two."""
+    if isinstance(value, float):
+        return type(value), value.hex()
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return np.ndarray, value.shape, value.dtype.str, value.tobytes()
+    try:
+        hash(value)
+    except TypeError:
+        return type(value), id(value)
+    return type(value), value
