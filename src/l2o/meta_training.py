@@ -179,6 +179,7 @@ def meta_train(
                 "key": key,
                 "validation": validation,
                 "average": float(average),
+                "max_diverged": float(max_diverged),
                 "number of devices": len(devices),
             },
         )
