@@ -11,6 +11,7 @@ import json
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,8 +24,10 @@ import numpy as np
 from jaxtyping import Array, Key, PRNGKeyArray, UInt32
 
 from l2o import _devices, _keys, _weights, baselines, costs, pretrained, scale, tuning
+from l2o._beyond import horizon_of, silenced
 from l2o._files import holding_its_folder
 from l2o._fingerprint import Fingerprints, Unfingerprintable
+from l2o._horizon import passed
 from l2o._panel import Panel
 from l2o._task import TaskFamily, is_deterministic
 from l2o.baselines import Baseline
@@ -77,7 +80,8 @@ def compare(
     - `panels`: by name; a suite's (`l2o.suites`) or your own: `{"mine": Panel(lambda: family, 100, 200, "ours")}`.
     - `optimizers`: names of baselines, and whatever `l2o.load` takes (shipped names, weights files, folders, "user/repo");
         or a mapping from a name of your choice to one of those, to a learned optimizer, to the result of `meta_train` (its
-        cost is then reported), or to any optax transformation, which is taken as it is. Only baselines are tuned, on
+        cost is then reported), or to any optax transformation, which is taken as it is. Weights that are named are held at
+        their horizon, as by `l2o.load`; pass `l2o.load(name, beyond=None)` to see the rule go on. Only baselines are tuned, on
         `tune_tasks` tasks by `search`. Weights are warned of where gradients are far from those of their training.
         A panel whose params an optimizer refuses is recorded as left out.
     - `test_keys`: report on these keys, one a task, and not on `num_tasks` drawn from `key`: say on each of a finite set of
@@ -122,6 +126,7 @@ def compare(
                 on_done(p, name, record)
 
     _warn_of_scale(families, contenders, set(cells) - set(records), keys[1][:4])
+    _warn_of_horizon(panels, contenders, set(cells) - set(records))
     programs = [(p, names) for p, names in _programs(cells, contenders) if any((p, n) not in records for n in names)]
     _work_off(programs, run, devices or jax.local_devices())
     measured = {}
@@ -181,7 +186,7 @@ def _contender(value):
     check_name(str(value))
     told = pretrained.header(value)
     cost = MetaTraining.from_recipe(told["recipe"])
-    return _Contender(pretrained.load(value), learned=True, meta_training=cost, scale=told.get("scale"))
+    return _Contender(silenced(pretrained.load(value)), learned=True, meta_training=cost, scale=told.get("scale"))
 
 
 def _warn_of_scale(families, contenders, missing, keys) -> None:
@@ -192,6 +197,15 @@ def _warn_of_scale(families, contenders, missing, keys) -> None:
             found = float(np.median(scale.at_start(family, keys)))
             for name in names:
                 _weights.warn_of_scale(f"{name} (on {panel})", contenders[name].scale, found, stacklevel=4)
+
+
+def _warn_of_horizon(panels, contenders, missing) -> None:
+    """Panels that judge at a later step than the optimizer was meta-trained for: from there on its curve is a level line."""
+    for panel, it in panels.items():
+        for name in (n for n in contenders if (panel, n) in missing):
+            horizon = horizon_of(contenders[name].optimizer)
+            if horizon is not None and it.horizon > horizon:
+                warnings.warn(passed(f"{name} (on {panel})", horizon, "hold"), UserWarning, stacklevel=4)
 
 
 def _not_applicable(families, contenders, key) -> dict[str, dict[str, str]]:
