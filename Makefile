@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2
+# Which tests are slow. `SLOW="slow and not slowest"` leaves out those of minutes.
+SLOW ?= slow
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +13,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-slow lint format bench clean
+.PHONY: help install quickstart test test-slow test-all lint format bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
@@ -24,8 +26,10 @@ quickstart: $(VENV)/.installed-run ## install what a user needs, without the too
 test: lint ## lint, types, import contracts and all tests but the slow ones
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow"
 
-test-slow: $(VENV)/.installed ## the tests that take more than about ten seconds each, or a browser
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
+test-slow: $(VENV)/.installed ## the tests that take more than about ten seconds each, or a browser; fuzzing too
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "$(SLOW)"
+
+test-all: test test-slow ## all tests
 
 lint: $(VENV)/.installed ## ruff, pyright and import contracts, without the tests
 	$(BIN)/ruff check .
