@@ -120,7 +120,7 @@ MISTAKES = [
     (["train", "quadratic", "-s", "dimension=3"], "unexpected keyword argument 'dimension'"),
     (
         ["train", "convnet", "-s", "channels=4"],
-        "convnet cannot be made with {'channels': 4}: object of type 'int'",
+        "`channels` must be a sequence of whole numbers, such as (8, 8), got 4.",
     ),
     (["train", "mlp", "-s", "data=nosuch"], "No data set named 'nosuch'. Data sets:"),
     (["train", "nosuch:family"], "No module named 'nosuch'"),

@@ -144,7 +144,7 @@ def test_what_cannot_be_resumed_or_loaded_says_so(tmp_path):
 def test_weights_far_from_their_scale_are_warned_of_on_the_panels_where_they_are(tmp_path):
     """Once for each panel, before anything is run, and not again for what is already there."""
     path = tmp_path / "tiny.safetensors"
-    pretrained.save(path, tiny_lstm(), recipe={"horizon": 2}, family=bowl)  # a gradient of 2
+    pretrained.save(path, tiny_lstm(), recipe={"horizon": 3}, family=bowl)  # a gradient of 2
     steep = l2o.Panel(lambda: lambda key: bowl(start=1e4), 3, 3, "x^2 from far away")
     panels = {"home": l2o.Panel(lambda: bowl, 3, 3, "x^2"), "steep": steep}
     options = {**SMALL, "folder": tmp_path / "comparison"}
@@ -153,6 +153,17 @@ def test_weights_far_from_their_scale_are_warned_of_on_the_panels_where_they_are
     assert [str(w.message).split(" was ")[0] for w in caught] == ["tiny (on steep)"]
     assert "of 2 to 2 at the start of a run, and is used on 2e+04" in str(caught[0].message)
     comparison.compare(panels, {"tiny": path, "sgd": "sgd"}, resume=True, **options)
+
+
+def test_w11_weights_judged_beyond_their_horizon_are_warned_of(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    pretrained.save(path, tiny_lstm(), recipe={"horizon": 2})
+    panels = {"short": l2o.Panel(lambda: bowl, 2, 6, "x^2"), "long": l2o.Panel(lambda: bowl, 3, 6, "x^2")}
+    with pytest.warns(UserWarning, match=r"tiny \(on long\) was meta-trained on runs of 2 steps") as caught:
+        found = comparison.compare(panels, {"tiny": path, "sgd": "sgd"}, **SMALL)
+    assert len(caught) == 1
+    losses = found.records["short"]["tiny"].curves.losses
+    np.testing.assert_array_equal(losses[:, 3:], np.broadcast_to(losses[:, 2:3], (len(losses), 4)))
 
 
 def test_names_are_those_that_load_takes(tmp_path, monkeypatch):
@@ -270,7 +281,7 @@ def test_grid_and_random_search():
         ({"schedules": ("linear",)}, "No schedule named 'linear'. Schedules: constant, cosine, warmup_cosine"),
         ({"num_trials": 1, "schedules": ("constant", "cosine")}, "1 trials cannot cover 2 schedules"),
         ({"weight_decays": (1e-4, 1e-2)}, "Weight decay is searched at random only"),
-        ({"rates": (1.0, 0.1)}, "`rates` must be positive and ascending"),
+        ({"rates": (1.0, 0.1)}, "`rates` must be two numbers, positive, finite and ascending"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused(arguments, message):

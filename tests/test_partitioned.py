@@ -166,7 +166,7 @@ def test_replaying_needs_coordinatewise_parts():
     task = regression()
     optimizer = l2o.Partitioned({"hidden": momentum(), "out": Normalised(jnp.asarray(0.1))})
     state = l2o.start(task, optimizer, KEY)
-    with pytest.raises(ValueError, match="Blocks needs a coordinatewise optimizer, got Partitioned"):
+    with pytest.raises(ValueError, match="Blocks needs a coordinatewise optimizer, got Normalised"):
         l2o.unroll(task, optimizer, state, KEY, length=2, meta_gradient=l2o.Blocks())
 
 

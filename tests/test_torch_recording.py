@@ -200,9 +200,9 @@ def test_recordings_that_would_be_wrong_are_refused():
         with refused("Other parameters have gradients than in the first step"):
             step(both, a)
     assert not _global_optimizer_pre_hooks
-    recordings = record("lstm-mnist", dtype=np.float32)
+    recordings = record("lstm-mnist", dtype=np.float32, beyond=None)
     with pytest.raises(ValueError, match="must divide the number of recorded steps, got truncation=4 and 6 steps"):
-        meta_gradient(l2o.load("lstm-mnist"), recordings, truncation=4)
+        meta_gradient(l2o.load("lstm-mnist", beyond=None), recordings, truncation=4)
     with pytest.raises(
         ValueError, match=r"is of another optimizer \(leaf \[0\]\[0\] of its state: \(20, 118\) vs \(3, 118\)"
     ):

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from l2o import _meshes
 from l2o._horizon import check_how, passed
 from l2o._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer, OptState
 from l2o.partitioned import Partitioned
@@ -81,10 +80,11 @@ class _AbstractBeyond(AbstractFlat):
         after = -jnp.sqrt(s) * (self.horizon / count) * direction
         return jnp.where(seen, after, 0), (m, v, s)
 
-    def update(self, updates, state, params=None, **extra: Any):
-        if self.name is not None:
+    def _check_state(self, state, mesh):
+        # A place that `update` passes, and a replay of it does not. On a mesh a look at one number would cost a message a step.
+        super()._check_state(state, mesh)
+        if self.name is not None and mesh is None:
             _tell(state[1], self.horizon, self.name, self.how)
-        return super().update(updates, state, params, **extra)
 
 
 class Beyond(_AbstractBeyond):
@@ -172,11 +172,12 @@ def _replaced(optimizer, function):
 
 def _tell(steps, horizon, name, how):
     """Warns at the first step beyond, inside `jit` too."""
-    if not steps.size or _meshes.mesh_of([steps]) is not None:  # a look at a divided array would cost a message a step
+    if not steps.size:
         return
-    if not isinstance(steps, Tracer):
-        if float(steps[0]) == horizon:
-            warnings.warn(passed(name, horizon, how), UserWarning, stacklevel=4)
+    step = steps[0]
+    if not isinstance(step, Tracer):
+        if float(step) == horizon:
+            warnings.warn(passed(name, horizon, how), UserWarning, stacklevel=5)
         return
 
     def tell():
@@ -191,4 +192,4 @@ def _tell(steps, horizon, name, how):
     def _tell_any(axis_size, in_batched, now):  # `cond` would run both of its branches
         return tell_if(jnp.any(now)), False
 
-    tell_if(steps[0] == horizon)
+    tell_if(step == horizon)

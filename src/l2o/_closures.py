@@ -32,8 +32,13 @@ class Closure(eqx.Module):
         self.arrays = tuple(found.arrays)
         self.rest = _Rest(root, tuple(found.nodes))
 
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function."""
+        return _together(self.arrays, self.rest)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _together(self.arrays, self.rest)(*args, **kwargs)
+        return self.__wrapped__(*args, **kwargs)
 
 
 class _Array(NamedTuple):

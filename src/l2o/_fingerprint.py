@@ -28,6 +28,8 @@ import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
+from l2o._closures import Closure
+
 
 class Unfingerprintable(ValueError):
     """Says which part of a thing cannot be told from another of its kind."""
@@ -137,6 +139,9 @@ class Fingerprints:
         elif isinstance(thing, types.BuiltinFunctionType):
             yield from ("builtin", thing.__qualname__)
             yield self._digest(thing.__self__, path)
+        elif isinstance(thing, Closure):
+            yield "closure"
+            yield self._digest(thing.__wrapped__, path)
         elif _is_compiled(thing):
             yield "compiled"
             yield self._digest(thing.__wrapped__, path)

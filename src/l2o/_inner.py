@@ -362,7 +362,7 @@ def _replay_group(optimizer, run, weights, key, form):
         (updates, final), pullback = jax.vjp(again, arrays, params, opt_state)
         ct_state = jax.tree.map(jnp.zeros_like, final) if ct_final is None else ct_final[1]
         scaled = jax.tree.map(
-            lambda c, x: c.astype(x.dtype) * jnp.broadcast_to(factors, x.shape),
+            lambda c, x: (c * jnp.broadcast_to(factors, x.shape)).astype(x.dtype),
             (ct_updates, ct_state),
             (updates, final),
         )

@@ -137,7 +137,8 @@ def _standings(comparison: Comparison) -> dict[str, dict[str, _Standing]]:
         floor = np.finfo(np.float32).eps * scale
         losses = {name: loss_at(record, setting.horizon, setting.window) for name, record in records.items()}
         reference = max(_mean(losses[best]), floor)
-        signed = any(_mean(values[np.isfinite(values)]) < -_ROUNDING * scale for values in losses.values())
+        finite = [kept for values in losses.values() if len(kept := values[np.isfinite(values)])]
+        signed = any(_mean(values) < -_ROUNDING * scale for values in finite)
         for name, values in losses.items():
             relative = bool(reference > 0 and not signed)
             if relative:
