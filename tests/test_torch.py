@@ -313,7 +313,7 @@ def test_mixed_precision_with_a_gradient_scaler():
     torch.testing.assert_close(model.weight, plain.weight, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.slowest])])
 def test_a_compiled_step_is_the_step(backend, tmp_path, monkeypatch):
     if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("there is no C++ compiler")

@@ -707,6 +707,7 @@ def test_b7_tensorboard_keeps_panels_apart_whatever_their_names(tmp_path):
     assert len(list(tmp_path.glob("*/*"))) == 5
 
 
+@pytest.mark.slow
 def test_b7_reports_are_written_for_any_name(tmp_path):
     for i, name in enumerate(AWKWARD):
         folder = hostile(tmp_path / f"c{i}[b]$c", name, name)
@@ -715,7 +716,10 @@ def test_b7_reports_are_written_for_any_name(tmp_path):
         assert written.page.exists()
 
 
-@pytest.mark.parametrize("name", ["a[b]$c", "[red]", "a:warning:b", "_x $y$"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["a[b]$c", *(pytest.param(n, marks=pytest.mark.slowest) for n in ("[red]", "a:warning:b", "_x $y$"))]
+)
 def test_b7_commands_print_paths_that_exist(tmp_path, name):
     folder = hostile(tmp_path / name, "p", "fast")
     code = "import sys; from l2o.cli import main; sys.argv[0] = 'l2o'; main()"

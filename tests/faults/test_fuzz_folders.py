@@ -22,7 +22,7 @@ import l2o
 from l2o import _checkpoint, report, results
 from l2o.report.page_data import page_data
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.slowest]
 TESTS = Path(__file__).parents[1]
 ODD = [
     *(None, True, 0, -1, 1, 2, 10**6, 10**12, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", "x", ".."),

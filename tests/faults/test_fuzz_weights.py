@@ -18,12 +18,14 @@ def fuzz(kind, num, folder):
 
 
 @pytest.mark.slow
-def test_s3_mutated_weights_are_taken_or_refused(tmp_path):
-    found = fuzz("weights", 10_000, tmp_path)
-    assert min(found["taken"], found["refused"]) > 1000  # or the mutations would be too wild, or too tame
+@pytest.mark.parametrize("num", [200, pytest.param(10_000, marks=pytest.mark.slowest)])
+def test_s3_mutated_weights_are_taken_or_refused(num, tmp_path):
+    found = fuzz("weights", num, tmp_path)
+    assert min(found["taken"], found["refused"]) > num / 10  # or the mutations would be too wild, or too tame
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_s5_mutated_pictures_are_taken_or_refused(tmp_path):
     found = fuzz("pictures", 500, tmp_path)
     assert min(found["taken"], found["refused"]) > 50

@@ -209,6 +209,7 @@ def test_w9_a_value_fn_alone_gives_the_loss_too():
     assert_trees_equal(only[-1], both[-1])
 
 
+@pytest.mark.slow
 def test_w9_value_fn_finds_its_other_arguments_among_those_of_update_as_in_optax():
     def loss_fn(x, batch):
         return jnp.sum((x - batch) ** 2)
@@ -418,12 +419,14 @@ def check_duels(seed, dtype, num):
     return found
 
 
+@pytest.mark.slow
 def test_w9_hostile_tasks():
     found = check_duels(0, jnp.float32, 60)
     assert (found["reason"] != Reason.NONE).mean() > 0.5  # they are hostile
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize(
     ("dtype", "num"), [(jnp.float32, 700), (jnp.bfloat16, 100), (jnp.float16, 100), (jnp.complex64, 100)]
 )

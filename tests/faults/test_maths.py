@@ -385,6 +385,7 @@ def by_hand(task, optimizer, state, key, *, length):
     return None, jnp.stack(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in rules() if n != "newton"])
 def test_w7_all_forms_of_the_first_order_agree(name, x64):
     rule, task = rules()[name], regression()
@@ -805,6 +806,7 @@ def test_b10_numpys_whole_numbers_will_do_and_others_not():
             _checks.real("x", wrong)
 
 
+@pytest.mark.slow
 def test_b10_the_example_of_mixtures_runs():
     """The docstring's own lines, on smaller nets and for one step."""
     (block,) = re.findall(r"```python\n(.*?)```", l2o.Mixture.__doc__, re.DOTALL)
