@@ -13,6 +13,7 @@ the headers of the weights from results/beyond.csv.
 import argparse
 import csv
 import json
+import textwrap
 import time
 from pathlib import Path
 
@@ -114,24 +115,35 @@ def publish(name):
     horizon = l2o.pretrained.header(name)["recipe"]["horizon"]
 
     def found(problem, framework, how):
-        ours = [r for r in rows if (r["problem"], r["framework"], r["beyond"]) == (problem, framework, str(how))]
+        ours = [r for r in rows if (r["problem"], r["framework"], r["beyond"]) == (problem, framework, how or "")]
         return horizons.ratios(np.asarray([[float(r[c]) for c in ("start", "at_1", "at_2", "at_10")] for r in ours]))
 
-    problems = list(dict.fromkeys(row["problem"] for row in rows))
-    (own,) = {row["problem"] for row in rows if row["own"] == "True"}
     path = _weights.shipped(name)
     arrays, header = _weights.read(path)
-    header |= {"horizon": json.dumps(horizon), "beyond": json.dumps(horizons.summarised(found(own, "jax", None)))}
+    header["horizon"] = json.dumps(horizon)
+    owns = {row["problem"] for row in rows if row["own"] == "True"}
+    for own in owns:
+        header["beyond"] = json.dumps(horizons.summarised(found(own, "jax", None)))
     write_whole(path, safetensors.numpy.save(arrays, metadata=header))
+    if not owns:
+        print(f"{name}: nothing was measured on its own problem.")
+        return
+    problems = [
+        problem for problem in dict.fromkeys(row["problem"] for row in rows) if len(found(problem, "torch", "hold"))
+    ]
     far = 10 * horizon
     worst = np.nanmax([np.nanmax(found(p, framework, "hold")) for p in problems for framework in ("jax", "torch")])
     lines = [
         TITLE,
         "",
-        f"It was meta-trained on runs of {horizon} steps. After them `l2o.load` and `l2o.torch.LearnedOptimizer` hold the "
-        f"params, and warn. Of the runs below, {far:,} steps each, none so held ended worse than {worst:.3g} times its loss "
-        f'at step {horizon}, in JAX or in PyTorch. To go on training, pass `beyond="fallback"`. The table has losses over that '
-        f"at step {horizon}: the geometric mean of the runs, and the worst of them (`experiments/measure_beyond.py`).",
+        textwrap.fill(
+            f"It was meta-trained on runs of {horizon} steps. After them `l2o.load` and `l2o.torch.LearnedOptimizer` hold the "
+            f"params, and warn. Of the runs below, {far:,} steps each, none so held ended worse than {worst:.3g} times its loss "
+            f'at step {horizon}, in JAX or in PyTorch. To go on training, pass `beyond="fallback"`. The table has losses over that '
+            f"at step {horizon}: the geometric mean of the runs, and the worst of them (`experiments/measure_beyond.py`).",
+            125,
+            break_on_hyphens=False,
+        ),
         "",
         f'| problem (runs) | rule, {2 * horizon:,} | rule, {far:,} | "fallback", {far:,} | "hold", {far:,} |',
         "|---|---|---|---|---|",
@@ -177,7 +189,7 @@ def main():
         for title, family, own in problems(name, arguments.quick):
             for run in range(RUNS.get(name, 4) if own else 2):
                 for framework, how in WAYS:
-                    if (name, title, framework, str(how), str(run)) in done:
+                    if (name, title, framework, how or "", str(run)) in done:
                         continue
                     scale = 10 if arguments.quick else 1
                     steps = tuple(k * horizon // scale for k in (0, 1, 2, 10))
