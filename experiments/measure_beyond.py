@@ -139,8 +139,8 @@ def publish(name):
         textwrap.fill(
             f"It was meta-trained on runs of {horizon} steps. After them `l2o.load` and `l2o.torch.LearnedOptimizer` hold the "
             f"params, and warn. Of the runs below, {far:,} steps each, none so held ended worse than {worst:.3g} times its loss "
-            f'at step {horizon}, in JAX or in PyTorch. To go on training, pass `beyond="fallback"`. The table has losses over that '
-            f"at step {horizon}: the geometric mean of the runs, and the worst of them (`experiments/measure_beyond.py`).",
+            f'at step {horizon}, in JAX or in PyTorch. To go on training, pass `beyond="fallback"`. The table has losses over '
+            f"that at step {horizon}: the geometric mean of the runs, and the worst of them (`experiments/measure_beyond.py`).",
             125,
             break_on_hyphens=False,
         ),
