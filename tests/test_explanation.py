@@ -177,6 +177,7 @@ def test_an_explanation_is_whole(whole):
     assert {t.coordinate.split("]")[0] for t in found.trajectories} <= {"θ['hidden'", "θ['out'"}
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_a_part_is_explained_alone():
     """A surrogate that is the rule: put in its place, it does as the whole did."""

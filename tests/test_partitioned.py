@@ -170,6 +170,7 @@ def test_replaying_needs_coordinatewise_parts():
         l2o.unroll(task, optimizer, state, KEY, length=2, meta_gradient=l2o.Blocks())
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_meta_training_a_pair_for_a_convolutional_net():
     """Both parts learn, on the params that the paper's net has, and the rule goes on to lower the loss."""

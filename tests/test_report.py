@@ -313,6 +313,7 @@ def test_every_optional_part_may_be_absent():
     assert "no baseline" in Page(report.page(comparison({"p": {"x": record(decay(), learned=True)}}))).shown
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_a_large_suite_stays_below_six_megabytes():
     noise = np.random.default_rng(0).uniform(0, 1, (8, 64, 64, 3)).astype(np.float32)  # what PNG cannot compress

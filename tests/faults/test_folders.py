@@ -707,6 +707,7 @@ def test_b7_tensorboard_keeps_panels_apart_whatever_their_names(tmp_path):
     assert len(list(tmp_path.glob("*/*"))) == 5
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_b7_reports_are_written_for_any_name(tmp_path):
     for i, name in enumerate(AWKWARD):

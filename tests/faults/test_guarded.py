@@ -68,6 +68,8 @@ def test_w9_the_reported_case_ends_where_the_fallback_does():
     assert hill(found[-1][0]) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64])
 def test_w9_the_way_back_is_exact_in_every_coordinate(dtype):
     """Coordinates from 1e-6 to 1, each lost to the rounding of a step of a thousand: a few steps bring back all bits."""
@@ -82,6 +84,8 @@ def test_w9_the_way_back_is_exact_in_every_coordinate(dtype):
     assert_trees_equal(found[-1][0], start)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("told", [("value",), ()], ids=["loss", "nothing"])
 def test_w9_without_a_race_the_way_back_is_exact_too(told):
     """At its first step the rule is sent away by a cliff, and the fallback (of no effect) takes over at the best params."""
@@ -93,6 +97,8 @@ def test_w9_without_a_race_the_way_back_is_exact_too(told):
     assert_trees_equal(found[-1][0], start)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("sign", [1, -1])
 def test_w9_the_way_back_is_finite_where_the_difference_overflows(sign):
     """From -3e38 to 3e38 is further than the largest float: two steps."""
@@ -105,6 +111,8 @@ def test_w9_the_way_back_is_finite_where_the_difference_overflows(sign):
     assert_trees_equal(found[-1][0], start)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_w9_a_rule_may_not_walk_away_further_than_reach():
     """Each step is short beside the params, which grow; it is the distance from the reserve that ends it."""
     found = steps(l2o.Guarded(GROWING, optax.sgd(0.0)), lambda x: 1.0 + 0 * x, jnp.asarray(7.4), 20)
@@ -112,6 +120,8 @@ def test_w9_a_rule_may_not_walk_away_further_than_reach():
     assert max(float(params) for params, _ in found) <= 1e3 * (1 + 7.4) + 7.4
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_w9_one_who_changes_the_params_after_us_does_not_keep_the_fallback_waiting():
     """Weight decay after the guard: the params are never the reserve, and the fallback acts all the same."""
     loss_fn = lambda x: jnp.sum((x - 3.0) ** 2)
@@ -128,6 +138,8 @@ def test_w9_one_who_changes_the_params_after_us_does_not_keep_the_fallback_waiti
     assert found[-1][1].away == 0
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("scale", [1e-36, 1e-30, 1.0, 1e30, 1e37])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_w9_losses_of_every_scale_and_sign_are_told_apart(scale, sign):
@@ -141,6 +153,8 @@ def test_w9_losses_of_every_scale_and_sign_are_told_apart(scale, sign):
     assert finite(state.watch.average)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_w9_a_loss_that_overflows_does_not_hold_the_fallback_where_its_gradient_is_finite():
     """1e30 (x - 1e6)² / 2 overflows at 0, its gradient does not: the fallback alone is there in a few steps."""
     loss_fn = lambda x: 0.5 * jnp.sum((jnp.sqrt(1e30) * (x - 1e6)) ** 2)
@@ -152,6 +166,8 @@ def test_w9_a_loss_that_overflows_does_not_hold_the_fallback_where_its_gradient_
     np.testing.assert_allclose(found[-1][0], 1e6)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("size", [1e25, 1e30, 3e37])
 def test_w9_norms_of_huge_params_and_gradients_are_numbers(size):
     """Their squares overflow: the step that is asked for is within reach all the same, and is taken."""
@@ -165,6 +181,8 @@ def test_w9_norms_of_huge_params_and_gradients_are_numbers(size):
     assert state.num_skipped == 0
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_w9_double_precision_losses_are_watched_in_double_precision(x64):
     loss_fn = lambda x: 1e300 * jnp.sum(x**2)
     found = steps(l2o.Guarded(Rule(lambda x, g, step: 0.1 * x), optax.sgd(0.1e-300)), loss_fn, jnp.ones(2), 40)
@@ -173,6 +191,8 @@ def test_w9_double_precision_losses_are_watched_in_double_precision(x64):
     np.testing.assert_allclose(found[-1][0], alone[-1][0])
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_w9_complex_params_are_led_downhill_by_the_fallback():
     """Σ|z|² from [1 + 2j, -3j]: with jax.grad's own gradient, not its conjugate, the imaginary parts would grow."""
     start = jnp.asarray([1 + 2j, -3j], jnp.complex64)
@@ -184,6 +204,8 @@ def test_w9_complex_params_are_led_downhill_by_the_fallback():
     np.testing.assert_allclose(found[-1][0], alone[-1][0], rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("value", [2, 2.0, np.float64(2), jnp.asarray(2, jnp.bfloat16), np.asarray(2.0, np.float16)])
 def test_w9_the_loss_may_be_any_real_number(value):
     guarded = l2o.Guarded(DESCENT)
@@ -192,6 +214,8 @@ def test_w9_the_loss_may_be_any_real_number(value):
     assert state.watch.average == 2
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("value", [jnp.ones(1), jnp.ones(3), jnp.asarray(1 + 0j)], ids=["one", "three", "complex"])
 def test_w9_what_is_not_a_loss_is_refused(value):
     guarded = l2o.Guarded(DESCENT)
@@ -202,6 +226,8 @@ def test_w9_what_is_not_a_loss_is_refused(value):
         guarded.update(params, guarded.init(params), params, value=1.0, value_fn=lambda p: jnp.sum(p) * value)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_w9_a_value_fn_alone_gives_the_loss_too():
     loss_fn = lambda x: jnp.sum(x**2)
     only = steps(l2o.Guarded(UPHILL, optax.sgd(0.1)), loss_fn, jnp.ones(2), 20, told=("value_fn",))
@@ -209,6 +235,7 @@ def test_w9_a_value_fn_alone_gives_the_loss_too():
     assert_trees_equal(only[-1], both[-1])
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_w9_value_fn_finds_its_other_arguments_among_those_of_update_as_in_optax():
     def loss_fn(x, batch):
@@ -242,6 +269,8 @@ def types(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("name", TREES)
 def test_w9_every_dtype_keeps_its_state_s_types_and_is_compiled_once(name):
     params, guarded = TREES[name], l2o.Guarded(UPHILL, optax.adam(0.01))
@@ -339,6 +368,8 @@ class WithGrad(l2o.AbstractLearnedOptimizer):
         return rule.update(updates, state, params, grad=updates, **extra)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("name", ["lbfgs", "backtracking", "polyak", "momo", "plateau", "schedule_free"])
 def test_b4_so_it_may_be_the_guarded_rule(name):
     params = {"w": jnp.ones((2, 2)), "b": jnp.asarray([0.4, 1.0])}
@@ -360,6 +391,8 @@ def test_b4_lbfgs_is_a_fallback_for_other_dtypes_too(dtype):
     assert types(found[-1][1]) == types(found[0][1])
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("name", ["lbfgs", "backtracking", "polyak", "momo", "plateau"])
 def test_b4_what_a_rule_lacks_is_said_in_the_caller_s_words(name):
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
@@ -375,12 +408,16 @@ def test_b4_what_a_rule_lacks_is_said_in_the_caller_s_words(name):
             jax.jit(guarded.as_optax().update)(params, state, params)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_b4_value_without_value_fn_is_said_too():
     guarded = l2o.Guarded(DESCENT, optax.lbfgs())
     with pytest.raises(ValueError, match=r"fallback asks for `value_fn`, which .* value=loss, value_fn=loss_of_this"):
         guarded.update(jnp.ones(2), guarded.init(jnp.ones(2)), jnp.ones(2), value=1.0)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_b4_inside_unroll_vmap_scan_and_checkpoint():
     task, guarded = bowl(), l2o.Guarded(UPHILL, optax.lbfgs())
 
@@ -394,6 +431,8 @@ def test_b4_inside_unroll_vmap_scan_and_checkpoint():
     np.testing.assert_allclose(jax.vmap(final)(jax.random.split(KEY, 2)), one, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_w9_a_fallback_that_falls_faster_than_any_average_is_not_missed():
     """Both losses fall 100-fold a step; at the fourth the rule stops, at 1e-6, where the averages differ by a millionth."""
     rule = Rule(lambda x, g, step: jnp.where(step < 3, -0.45, 0.0) * g)
@@ -419,6 +458,7 @@ def check_duels(seed, dtype, num):
     return found
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_w9_hostile_tasks():
     found = check_duels(0, jnp.float32, 60)

@@ -385,6 +385,7 @@ def by_hand(task, optimizer, state, key, *, length):
     return None, jnp.stack(losses)
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in rules() if n != "newton"])
 def test_w7_all_forms_of_the_first_order_agree(name, x64):
@@ -587,6 +588,8 @@ def test_b5_params_and_states_keep_their_dtypes(name, dtype, x64):
     assert np.isfinite(np.asarray(losses, float)).all()
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16], ids=lambda d: d.__name__)
 @pytest.mark.parametrize("name", ["pes", "stored", "blocks", "sampled", "second order"])
 def test_b5_estimators_take_params_of_any_precision(name, dtype, x64):
@@ -806,6 +809,7 @@ def test_b10_numpys_whole_numbers_will_do_and_others_not():
             _checks.real("x", wrong)
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_b10_the_example_of_mixtures_runs():
     """The docstring's own lines, on smaller nets and for one step."""

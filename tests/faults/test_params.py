@@ -185,17 +185,20 @@ def test_b1_on_an_explicit_mesh_a_coordinatewise_rule_is_the_same_and_sends_noth
     sharded("explicit:lstm")
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["global", "rescaled", "ntm_bfgs", "partitioned"])
 def test_b1_on_an_explicit_mesh_rules_of_all_coordinates_are_the_same(name):
     sharded(f"explicit:{name}")
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_b1_states_are_divided_where_they_can_be_and_replicated_params_are_taken():
     sharded("divisible", "replicated")
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_b1_on_a_mesh_of_auto_axes_all_goes_on_working():
     sharded("auto:lstm", "auto:global")
