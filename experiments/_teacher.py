@@ -36,6 +36,13 @@ def annealed(rate, *, warmup, num_steps, exponent, least):
     return schedule
 
 
+def together(rules):
+    """One rule for each group of params, their top-level keys, as one optimizer."""
+    if len(rules) == 1:
+        return next(iter(rules.values()))
+    return optax.partition(rules, lambda params: {group: group for group in params})
+
+
 def through(rates):
     """Through these `rates` by step, linear in the logarithm between them, and constant after the last."""
     steps, logs = np.array([*rates], np.float32), np.log([*rates.values()], dtype=np.float32)

@@ -31,8 +31,8 @@ from pathlib import Path
 
 import _publish
 import jax
-from _imitation import Fit, Plan, imitate, student, students, together
-from _teacher import annealed, momentum
+from _imitation import Fit, Plan, imitate, student, students
+from _teacher import annealed, momentum, together
 
 import l2o
 from l2o import comparison, tuning
