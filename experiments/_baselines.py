@@ -6,6 +6,7 @@ each group, the params' top-level keys (of params that are a single array there 
 and, where several are offered, a momentum. They are tuned on the keys on which `compare` tunes its own baselines.
 """
 
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,6 +119,17 @@ def compare(panels, budget: Budget, folder: Path, *, key, tune_tasks, note="", *
             resume=(at / "comparison.json").exists(),
             **options,
         )
+
+
+def best_of_table(table: Path, panel: str) -> dict[str, optax.GradientTransformation]:
+    """The best of the paper's four baselines in a table that was published, at the rate that it was tuned to there."""
+    with table.open(newline="") as file:
+        rows = [
+            r for r in csv.DictReader(file) if r["panel"] == panel and r["optimizer"] in l2o.baselines.PAPER_BASELINES
+        ]
+    finite = [r for r in rows if int(r["num_diverged"]) == 0]
+    best = min(finite, key=lambda r: float(r["mean"]))
+    return {best["optimizer"]: l2o.baselines.get(best["optimizer"]).make(float(best["rate"]))}
 
 
 def settings(folder: Path) -> list[dict[str, Any]]:

@@ -80,11 +80,12 @@ def ratio_rows(found: results.Comparison, panel: str, teachers: Mapping[str, str
     """Every other optimizer's loss over those of `AGAINST`, at the horizon and the last step."""
     records, setting = found.records[panel], found.panels[panel]
     paper = [name for name in l2o.baselines.PAPER_BASELINES if name in records]
-    first_order = paper + [name for name in records if ", scheduled" in name]
+    scheduled = [name for name in records if ", scheduled" in name]
+    first_order = paper + scheduled
     for optimizer in (name for name in records if name not in paper):
         teacher = teachers.get(optimizer, teacher_of(optimizer))
-        # A baseline is not compared with what it is among.
-        others = [] if optimizer in first_order else first_order
+        # Where none were run, "paper" says it all; and a baseline is not compared with what it is among.
+        others = first_order if scheduled and optimizer not in first_order else []
         names = (paper, others, [teacher] if teacher in records else [])
         for step in sorted({setting.horizon, setting.run_to}):
             for against, beside in zip(AGAINST, names, strict=True):

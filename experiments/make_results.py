@@ -66,6 +66,19 @@ PAPER = {
     ("style_128", 128): Panel("neural art, 128 px, another style, step 128", says="LSTM ahead"),
 }
 
+# What a rule's loss is divided by, in the tables of ratios (`_publish`), and what the first table calls it.
+AGAINST = {
+    "paper": "to the best of the four at a constant rate",
+    "baselines": "to the best with schedules and rates by group",
+    "teacher": "to its teacher",
+}
+# Where ratios against the last two are, by panel; a panel that is tuned for 100 steps and run on has none of its own.
+MEASURED_IN = {
+    panel: ("mnist-schedules", "mnist") if panel.startswith("mnist") else (f"{panel}-scheduled", f"{panel}-teacher")
+    for panel, _ in PAPER
+} | {"quadratic": ("quadratics",)}
+SCHEDULED_AS = {("mnist", 200): "mnist_tuned_for_twice"}
+
 INTRODUCTION = """# Results
 
 The experiments of Andrychowicz et al. 2016, run by the scripts in `experiments/`, beside the paper's figures, which were read
@@ -210,23 +223,41 @@ and what the rules amount to: [explain.md](explain.md); figures and fits are in 
 
 
 def glance() -> str:
-    """A line for each panel of the paper: the best of our learned optimizers that are measured on it."""
+    """A line for each panel of the paper: the best of our learned optimizers there, and what it stands beside."""
     ours = {}
     for section in SECTIONS:
         if (RESULTS / f"{section.name}.csv").is_file() and not section.brief:
-            for row in ratios_of_learned(section):
+            for row in ratios(section, "paper", learned=True):
                 ours.setdefault((row["panel"], int(row["step"])), []).append(row)
-    lines = [*table(["panel", "ours", "ratio to the best baseline", "", "the paper's"])]
+    lines = [*table(["panel", "ours", *AGAINST.values(), "the paper's"])]
     for panel, paper in PAPER.items():
         if paper_ratio(paper) == "--":
             continue  # a panel of ours
         if panel in ours:
             best = min(ours[panel], key=lambda row: float(row["ratio"]))
             name = WEIGHTS_OF.get(best["optimizer"], best["optimizer"])
-            lines.append(cells(paper.title, f"`{name}`", *ratio_and_verdict(best), paper_ratio(paper)))
+            beside = [" ".join(ratio_and_verdict(row)) if row else "--" for row in stands_beside(best)]
+            lines.append(cells(paper.title, f"`{name}`", *beside, paper_ratio(paper)))
         else:
-            lines.append(cells(paper.title, "not measured yet", "", "", paper_ratio(paper)))
+            lines.append(cells(paper.title, "not measured yet", "", "", "", paper_ratio(paper)))
     return "\n".join(lines) + "\n"
+
+
+def stands_beside(row):
+    """The ratios of the same optimizer, where it runs as in this `row`, against each of `AGAINST`; None: not measured."""
+    panel, step = row["panel"], row["step"]
+    yield row
+    for against in (kind for kind in AGAINST if kind != "paper"):
+        found = [
+            other
+            for name in MEASURED_IN.get(panel, ())
+            if (RESULTS / f"{name}-ratios.csv").is_file()
+            for other in read(f"{name}-ratios")
+            if other["optimizer"] == row["optimizer"]
+            and (other["panel"], other["step"]) in ((panel, step), (SCHEDULED_AS.get((panel, int(step))), step))
+            and other.get("against", "paper") == against
+        ]
+        yield found[0] if found else None
 
 
 def read(name):
@@ -234,20 +265,34 @@ def read(name):
         return list(csv.DictReader(file))
 
 
-def ratios_of_learned(section):
-    """Without those of L-BFGS and conjugate gradients, lines to look at."""
-    learned = {row["optimizer"] for row in read(section.name) if row["learned"] == "True"}
-    return [row for row in read(f"{section.name}-ratios") if row["optimizer"] in learned]
+def ratios(section, against, *, learned=False):
+    """Without those of L-BFGS and conjugate gradients, lines to look at; `learned`: nor those of what is designed by hand."""
+    others = {row["optimizer"] for row in read(section.name) if row["learned"] != "True"}
+    left_out = others if learned else others & {"lbfgs", "conjugate gradients"}
+    return [
+        row
+        for row in read(f"{section.name}-ratios")
+        if row["optimizer"] not in left_out and row.get("against", "paper") == against
+    ]
 
 
 def tables(section):
     """Ratios, then losses and accuracies of all, then costs."""
-    rows, ours = read(section.name), ratios_of_learned(section)
+    rows, ours = read(section.name), ratios(section, "paper")
     if section.brief:
         yield f"Losses, rates and accuracies are in [{section.name}.csv](../experiments/results/{section.name}.csv)."
-        yield from matrix("Ratio to the best of the four:", ours, ratio_to_best)
+        scheduled = ratios(section, "baselines")
+        if scheduled:
+            yield from matrix("Ratio to the best of all baselines:", scheduled, ratio_to_best)
+            yield from matrix("Ratio to its teacher:", ratios(section, "teacher"), ratio_alone)
+            yield from matrix("Mean loss of all, with the tuned rate:", rows, mean_and_rate)
+        else:
+            yield from matrix("Ratio to the best of the four:", ours, ratio_to_best)
     else:
         yield from losses(rows, ours)
+        taught = ratios(section, "teacher")
+        if taught:
+            yield from matrix("Ratio to its teacher:", taught, ratio_alone)
     yield ""
     yield from costs(rows)
 
@@ -302,7 +347,7 @@ def matrix(caption, rows, text):
     yield from ["", caption, ""]
     yield from table(["panel", *optimizers])
     for panel, of in found.items():
-        yield cells(panel, *(of[name] for name in optimizers))
+        yield cells(panel, *(of.get(name, "--") for name in optimizers))
 
 
 def table(names):
@@ -322,6 +367,10 @@ def title(row):
 def ratio_to_best(row):
     ratio, verdict = ratio_and_verdict(row)
     return f"{ratio} of {row['best']}, {verdict}"
+
+
+def ratio_alone(row):
+    return ", ".join(ratio_and_verdict(row))
 
 
 def ratio_and_verdict(row):
