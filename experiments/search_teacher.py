@@ -4,7 +4,7 @@ The rules are momentum over a power of the mean square (`_teacher.momentum`), wi
 each group of params. Their constants, logarithms of rates and the like, are found by CMA-ES (Hansen & Ostermeier 2001,
 populations of 16, each judged on fresh seeds of its own) and, with `--gradient`, by gradient descent through whole runs from
 where the evolution ended (Adam, each net's gradient clipped to 1). What is minimised is the weighted mean, over nets and steps,
-of the logarithm of the loss: `PROBLEMS`. All candidates and seeds of a net are one program.
+of the logarithm of the mean loss: `PROBLEMS`. All candidates and seeds of a net are one program.
 
     python experiments/search_teacher.py lstm-mnist          # 44 populations: two minutes of one core
     python experiments/search_teacher.py pair                # 66 populations: three minutes
@@ -233,9 +233,9 @@ def losses(rule, net: Net, key, window, **options):
 
 
 def score(found, net: Net):
-    """The weighted sum of logarithms of losses [..., num_steps]."""
+    """The weighted sum of logarithms of losses [num_seeds, ..., num_steps], means over seeds."""
     found = jnp.where(jnp.isfinite(found), jnp.minimum(found, WORST), WORST)
-    return jnp.log(found) @ jnp.asarray([*net.weights.values()])
+    return jnp.log(jnp.mean(found, axis=0)) @ jnp.asarray([*net.weights.values()])
 
 
 def evolve(problem, nets, start, unravel, key, *, num_populations, seed, folder):
@@ -247,10 +247,13 @@ def evolve(problem, nets, start, unravel, key, *, num_populations, seed, folder)
 
     def on_net(net):
         def one(x, key):
-            return score(losses(problem.build(decode(unravel(x))), net, key, problem.window), net)
+            return losses(problem.build(decode(unravel(x))), net, key, problem.window)
 
-        # Candidates innermost: a minibatch is drawn once for all of them.
-        return jax.jit(lambda xs, keys: jax.lax.map(lambda k: jax.vmap(one, (0, None))(xs, k), keys).mean(0))
+        def all_of_them(xs, keys):
+            # Candidates innermost: a minibatch is drawn once for all of them.
+            return score(jax.lax.map(lambda k: jax.vmap(one, (0, None))(xs, k), keys), net)
+
+        return jax.jit(all_of_them)
 
     programs = [on_net(net) for net in nets.values()]
     for generation in range(num_populations):
@@ -275,9 +278,9 @@ def descend(problem, nets, start, unravel, key, *, num_steps, rate, folder):
         def mean(x, keys):
             def one(key):
                 rule = problem.build(decode(unravel(x)))
-                return score(losses(rule, net, key, problem.window, meta_gradient=l2o.SecondOrder()), net)
+                return losses(rule, net, key, problem.window, meta_gradient=l2o.SecondOrder())
 
-            return jnp.mean(jax.lax.map(one, keys))
+            return score(jax.lax.map(one, keys), net)
 
         return jax.jit(jax.value_and_grad(mean))
 
