@@ -254,13 +254,11 @@ def beside(arguments, key):
     name = arguments.panel or "style_64"
     panel, at = measured_panels(arguments.quick)[name], arguments.folder / f"beside-{name}"
     test_key, compare_key = jax.random.split(key)
-    if arguments.quick:
-        keys = jax.random.split(test_key, 2)
-    else:
-        keys = style.each_picture(panel.make(), test_key)[: arguments.num_tasks]
+    keys = jax.random.split(test_key, 2) if arguments.quick else style.each_picture(panel.make(), test_key)
+    num_tasks = 2 if arguments.quick else arguments.num_tasks
     options = {
         "key": compare_key,
-        "test_keys": keys,
+        "test_keys": keys[:num_tasks],
         "tune_tasks": 2 if arguments.quick else arguments.tune_tasks,
         "on_done": lambda panel, optimizer, record: print(
             f"{panel}: {optimizer}, {record.seconds:.0f} s, loss {record.curves.losses[:, -1].mean():.4g}", flush=True
