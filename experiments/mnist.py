@@ -12,7 +12,7 @@ the hand-designed rules that they imitated first. Stages:
   40 seeds, tuned on 10 others.
 - schedules: the same panels, the baselines offered cosine decay to the horizon, with and without a warm-up, beside a constant
   rate: 33 settings each instead of 11. Also Adam and NAG with a schedule and a rate for the hidden and one for the output
-  layers (`_baselines`), 33 settings too, and ten times as many, with the momentum tuned as well. Forty minutes of a core.
+  layers (`_baselines`), 33 settings too, and five times as many, with the momentum tuned as well. Forty minutes of a core.
 - grid: {1, 2, 3} hidden layers of {5, 10, 20, 40, 80} units, from N(0, 0.01^2) as the base net, and scaled by the fan-in.
   10 seeds, tuned on 4 others.
 
@@ -50,7 +50,7 @@ LEARNED = tuple(TEACHERS)
 # The three decades around each rule's best constant rate: a narrower space than that of the others, to the rules' advantage.
 RATES = {"adam": (1e-3, 1.0), "nag": (1e-2, 10.0)}
 SAME = Budget(33, RATES)
-LARGER = Budget(330, RATES, momenta=(0.5, 0.8, 0.9, 0.95))
+LARGER = Budget(165, RATES, momenta=(0.5, 0.8, 0.9, 0.95))
 LAYERS = (1, 2, 3)
 UNITS = (5, 10, 20, 40, 80)
 LOSSES = (0.25, 0.5, 1, 2)  # ticks
