@@ -181,6 +181,7 @@ PROBLEMS = {
         lambda: together(train_mnist_mixture.TEACHERS),
         window=10,
         num_populations=240,
+        num_seeds=2,
     ),
     "quadratic": Problem(
         _quadratics,
