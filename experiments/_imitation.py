@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _teacher import together
 
 import l2o
 from l2o import explanation
@@ -79,13 +80,6 @@ def imitate(optimizer, teachers: Mapping[str, optax.GradientTransformation], fam
         optimizer, error = imitate_recorded(optimizer, teachers, recorded, fit, seed=i)
         print(f"imitation, {fit.length} steps: relative squared error {error:.3f}", flush=True)
     return optimizer
-
-
-def together(teachers):
-    """The teachers as one optimizer."""
-    if len(teachers) == 1:
-        return next(iter(teachers.values()))
-    return optax.partition(teachers, lambda params: {kind: kind for kind in params})
 
 
 def record(optimizer, family, key, plan):

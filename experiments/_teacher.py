@@ -36,7 +36,29 @@ def annealed(rate, *, warmup, num_steps, exponent, least):
     return schedule
 
 
+def together(rules):
+    """One rule for each group of params, their top-level keys, as one optimizer."""
+    if len(rules) == 1:
+        return next(iter(rules.values()))
+    return optax.partition(rules, lambda params: {group: group for group in params})
+
+
 def through(rates):
     """Through these `rates` by step, linear in the logarithm between them, and constant after the last."""
-    steps, logs = np.array([*rates], np.float32), np.log([*rates.values()], dtype=np.float32)
-    return lambda t: jnp.exp(jnp.interp(t, steps, logs))
+    return between([*rates], np.log([*rates.values()], dtype=np.float32))
+
+
+def between(steps, log_rates):
+    """Through the rates of these logarithms at these steps, which may be traced."""
+    steps = np.array(steps, np.float32)
+    return lambda t: jnp.exp(jnp.interp(t, steps, log_rates))
+
+
+def by_annealing(constants):
+    """A rule for each group but "schedule", which holds for all of them; each group's `rate` is the largest."""
+    schedule = constants["schedule"]
+
+    def rule(rate, **others):
+        return momentum(annealed(rate, **schedule), **others)
+
+    return together({group: rule(**found) for group, found in constants.items() if group != "schedule"})

@@ -14,12 +14,16 @@ imitate. CPU times are of one core. Stages, each skipped where its file is there
    never seen the labels it is tested on, but its teacher was chosen with them.
 2. measure: compared on the paper's panels (`l2o.suites.paper`), baselines tuned on other keys; the teacher too, if asked for.
    Resumable, an optimizer at a time; published when all of a panel are there.
-3. ship: the two LSTMs become `lstm-cifar`, with the size of the gradients that they know (16 runs, 16 minutes).
+3. beside: the first --num-tasks of the same seeds again, for what the panels lack: the two LSTMs beside the teacher itself, the
+   best of the four baselines at the rate that the panel's table has, and, unless --no-scheduled, Adam and NAG with a schedule
+   and a rate for each kind of parameter, tuned by as many trials as the four (`_baselines`). A table of its own.
+4. ship: the two LSTMs become `lstm-cifar`, with the size of the gradients that they know (16 runs, 16 minutes).
 
     python experiments/cifar.py --quick                     # two minutes, on the MNIST sample; publishes nothing
     python experiments/cifar.py --num-tasks 20              # everything; measuring takes five CPU-hours for each panel
     python experiments/cifar.py --panel cifar10 --only nag  # a part of it, say one for each core
     python experiments/cifar.py --panel cifar10 --schedule cosine  # beside an annealed baseline: 70 CPU-minutes
+    python experiments/cifar.py --panel cifar10 --stage beside --num-tasks 8 --no-scheduled  # a quarter of an hour
     python experiments/cifar.py --stage ship
 
 Needs the full CIFAR-10 (see docs/data.md).
@@ -29,10 +33,11 @@ import argparse
 import time
 from pathlib import Path
 
+import _baselines
 import _publish
 import jax
-from _imitation import Fit, Plan, imitate, student, students, together
-from _teacher import annealed, momentum
+from _imitation import Fit, Plan, imitate, student, students
+from _teacher import annealed, momentum, together
 
 import l2o
 from l2o import comparison, tuning
@@ -64,6 +69,9 @@ CONSTANTS = {
 ONE_TEACHER = momentum(annealed(0.0088, **SCHEDULE), b1=0.5, b2=0.88, eps=1.2e-7, power=0.5)
 ONE_CONSTANTS = {"preprocessing": 5.0, "output_scale": 0.03}
 TEACHER = "their teacher"  # its name on the panel
+# Of the baselines with a rate for each kind: a decade and a half around the best constant rate, for so few trials.
+RATES = {"adam": (1e-3, 3e-2), "nag": (1e-2, 3e-1)}
+NUM_SEEDS = 20  # of the tables
 ANNEALED = "nag"  # the baseline measured with `--schedule`: on all three panels the best without one
 
 
@@ -92,7 +100,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/cifar"))
-    parser.add_argument("--stage", choices=["imitate", "measure", "ship"], help="only this stage")
+    parser.add_argument("--stage", choices=["imitate", "measure", "beside", "ship"], help="only this stage")
     parser.add_argument(
         "--only", choices=[*OPTIMIZERS, TEACHER, *PAPER_BASELINES], help="train or measure only this one"
     )
@@ -100,7 +108,8 @@ def main():
     parser.add_argument(
         "--schedule", choices=tuning.SCHEDULES[1:], help="measure two LSTMs beside a baseline whose rate follows it"
     )
-    parser.add_argument("--num-tasks", type=int, default=20)
+    parser.add_argument("--no-scheduled", dest="scheduled", action="store_false", help="for the stage beside")
+    parser.add_argument("--num-tasks", type=int, default=NUM_SEEDS)
     parser.add_argument("--tune-tasks", type=int, default=3)
     parser.add_argument("--num-trials", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
@@ -143,6 +152,8 @@ def main():
         for panel in PANELS:
             if arguments.panel in (None, panel):
                 measure(folder, panel, arguments, jax.random.fold_in(key, 2**20))
+    if "beside" in stages:
+        beside(folder, arguments.panel or "cifar10", arguments, jax.random.fold_in(key, 2**20))
 
 
 def saved(folder, name):
@@ -196,6 +207,38 @@ def measure(folder, name, arguments, key):
     )
     if not arguments.only:
         _publish.publish(results, name + suffix, quick=arguments.quick)
+
+
+def beside(folder, name, arguments, key):
+    """The two LSTMs beside their teacher and scheduled baselines, on the first of the seeds that the panel's table has."""
+    two, at = saved(folder, "two LSTMs"), folder / f"beside-{name}"
+    contenders = {
+        "two LSTMs": two if two.exists() else "lstm-cifar",
+        TEACHER: together(TEACHERS),
+        **_baselines.best_of_table(_publish.RESULTS / f"{name}.csv", name),
+    }
+    panels = {name: paper.panels(arguments.quick)[name]}
+    options = {
+        "key": key,
+        "test_keys": jax.random.split(jax.random.split(key)[1], NUM_SEEDS)[
+            : 2 if arguments.quick else arguments.num_tasks
+        ],
+        "tune_tasks": 2 if arguments.quick else arguments.tune_tasks,
+        "on_done": lambda panel, optimizer, record: print(panel, optimizer, f"{record.seconds:.0f} s", flush=True),
+    }
+    comparison.compare(panels, contenders, folder=at, resume=(at / "comparison.json").exists(), **options)
+    scheduled = []
+    if arguments.scheduled:
+        budget = _baselines.Budget(3 if arguments.quick else arguments.num_trials, RATES)
+        scheduled = list(_baselines.compare(panels, budget, at / "scheduled", **options))
+    _publish.publish(
+        at,
+        f"{name}-scheduled" if arguments.scheduled else f"{name}-teacher",
+        quick=arguments.quick,
+        figures=False,
+        beside=scheduled,
+        teachers={"two LSTMs": TEACHER},
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python experiments/make_results.py
 """
 
 import csv
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,26 @@ PAPER = {
     ("style_128", 128): Panel("neural art, 128 px, another style, step 128", says="LSTM ahead"),
 }
 
+# What a rule's loss is divided by, in the tables of ratios (`_publish`), and what the first table calls it.
+AGAINST = {
+    "paper": "to the best of the four at a constant rate",
+    "baselines": "to the best with schedules and rates by group",
+    "teacher": "to its teacher",
+}
+# Where ratios against the last two are, by panel; a panel that is tuned for 100 steps and run on has none of its own.
+MEASURED_IN = {
+    panel: ("mnist-schedules", "mnist") if panel.startswith("mnist") else (f"{panel}-scheduled", f"{panel}-teacher")
+    for panel, _ in PAPER
+} | {"quadratic": ("quadratics",)}
+# Those of `search_teacher.py`, as they are called here.
+NETS = {
+    "base": "784-20-10",
+    "{'hidden': (20, 20)}": "two layers, N(0, 0.01²)",
+    "{'hidden': (20, 20), 'init_std': None}": "two layers, fan-in",
+    "{'activation': 'relu'}": "ReLU",
+}
+SCHEDULED_AS = {("mnist", 200): "mnist_tuned_for_twice"}
+
 INTRODUCTION = """# Results
 
 The experiments of Andrychowicz et al. 2016, run by the scripts in `experiments/`, beside the paper's figures, which were read
@@ -74,9 +95,17 @@ off its plots (± 4 %; `--` where it prints none). Written by `experiments/make_
 
 Every baseline (SGD, NAG, RMSprop, Adam, with optax's defaults and, as in the paper, a constant rate) is tuned for each problem
 on other random keys than those reported; all optimizers see the same tasks, starts and minibatches. *Ratio*: mean final loss
-over that of the best of these four, on the same tasks, with its 95 % interval. Below 1 the learned optimizer wins; it is a tie
+over that of what it stands beside, on the same tasks, with its 95 % interval. Below 1 the learned optimizer wins; it is a tie
 where the interval contains 1. What a step and meta-training cost (on one core, all measured side by side; more on the cards:
-`l2o pretrained NAME`) stands below each table. What schedules do for the baselines is said for MNIST and CIFAR-10.
+`l2o pretrained NAME`) stands below each table.
+
+In the first table each stands beside three. *The best of the four at a constant rate* is the paper's comparison. It says little about
+what is learned: the four know neither how late it is nor which layer they move. *The best with schedules and rates by group*: the
+four with cosine decay to the horizon, with and without a warm-up, and Adam and NAG with a rate for each group of parameters as
+well, by as many trials as the four (`experiments/_baselines.py`). *Its teacher*: the hand-designed rule, momentum over a power of
+the mean square with 9 to 34 constants, that the LSTM learned to copy before anything else; for `lstm-quadratic`, which copied
+nothing, a rule of the same kind that was searched for on its quadratics. A teacher costs what Adam costs, a tenth of an LSTM's
+step and less; where an LSTM does not win over it, the rule is the better choice and the LSTM adds nothing. `--`: not measured.
 """
 
 SECTIONS = [
@@ -202,6 +231,16 @@ are the largest of the grid: on the two draws twice NAG's is worse (4.76 for 4.2
     ),
 ]
 
+TEACHERS = """## The teachers, found again
+
+`python experiments/search_teacher.py NAME`
+
+The rules that stand in the train scripts were found by searches driven by hand (LOG.md). The script finds such rules from a seed;
+below are its losses on fresh seeds, on the same stand-ins (images blurred over 2 × 2 pixels, windows, small nets), beside those
+of the rule in the train script, and their ratio with its 95 % interval. What can be found again is the loss; the constants
+differ, for the optimum is flat ([teacher-*.json](../experiments/results) hold them).
+"""
+
 CLOSING = """## Behaviour
 
 What the shipped rules propose against the gradient, the paths of two coordinates beside SGD's and Adam's (the paper's appendix),
@@ -210,23 +249,41 @@ and what the rules amount to: [explain.md](explain.md); figures and fits are in 
 
 
 def glance() -> str:
-    """A line for each panel of the paper: the best of our learned optimizers that are measured on it."""
+    """A line for each panel of the paper: the best of our learned optimizers there, and what it stands beside."""
     ours = {}
     for section in SECTIONS:
         if (RESULTS / f"{section.name}.csv").is_file() and not section.brief:
-            for row in ratios_of_learned(section):
+            for row in ratios(section, "paper", learned=True):
                 ours.setdefault((row["panel"], int(row["step"])), []).append(row)
-    lines = [*table(["panel", "ours", "ratio to the best baseline", "", "the paper's"])]
+    lines = [*table(["panel", "ours", *AGAINST.values(), "the paper's"])]
     for panel, paper in PAPER.items():
         if paper_ratio(paper) == "--":
             continue  # a panel of ours
         if panel in ours:
             best = min(ours[panel], key=lambda row: float(row["ratio"]))
             name = WEIGHTS_OF.get(best["optimizer"], best["optimizer"])
-            lines.append(cells(paper.title, f"`{name}`", *ratio_and_verdict(best), paper_ratio(paper)))
+            beside = [" ".join(ratio_and_verdict(row)) if row else "--" for row in stands_beside(best)]
+            lines.append(cells(paper.title, f"`{name}`", *beside, paper_ratio(paper)))
         else:
-            lines.append(cells(paper.title, "not measured yet", "", "", paper_ratio(paper)))
+            lines.append(cells(paper.title, "not measured yet", "", "", "", paper_ratio(paper)))
     return "\n".join(lines) + "\n"
+
+
+def stands_beside(row):
+    """The ratios of the same optimizer, where it runs as in this `row`, against each of `AGAINST`; None: not measured."""
+    panel, step = row["panel"], row["step"]
+    yield row
+    for against in (kind for kind in AGAINST if kind != "paper"):
+        found = [
+            other
+            for name in MEASURED_IN.get(panel, ())
+            if (RESULTS / f"{name}-ratios.csv").is_file()
+            for other in read(f"{name}-ratios")
+            if other["optimizer"] == row["optimizer"]
+            and (other["panel"], other["step"]) in ((panel, step), (SCHEDULED_AS.get((panel, int(step))), step))
+            and other.get("against", "paper") == against
+        ]
+        yield found[0] if found else None
 
 
 def read(name):
@@ -234,20 +291,34 @@ def read(name):
         return list(csv.DictReader(file))
 
 
-def ratios_of_learned(section):
-    """Without those of L-BFGS and conjugate gradients, lines to look at."""
-    learned = {row["optimizer"] for row in read(section.name) if row["learned"] == "True"}
-    return [row for row in read(f"{section.name}-ratios") if row["optimizer"] in learned]
+def ratios(section, against, *, learned=False):
+    """Without those of L-BFGS and conjugate gradients, lines to look at; `learned`: nor those of what is designed by hand."""
+    others = {row["optimizer"] for row in read(section.name) if row["learned"] != "True"}
+    left_out = others if learned else others & {"lbfgs", "conjugate gradients"}
+    return [
+        row
+        for row in read(f"{section.name}-ratios")
+        if row["optimizer"] not in left_out and row.get("against", "paper") == against
+    ]
 
 
 def tables(section):
     """Ratios, then losses and accuracies of all, then costs."""
-    rows, ours = read(section.name), ratios_of_learned(section)
+    rows, ours = read(section.name), ratios(section, "paper")
     if section.brief:
         yield f"Losses, rates and accuracies are in [{section.name}.csv](../experiments/results/{section.name}.csv)."
-        yield from matrix("Ratio to the best of the four:", ours, ratio_to_best)
+        scheduled = ratios(section, "baselines")
+        if scheduled:
+            yield from matrix("Ratio to the best of all baselines:", scheduled, ratio_to_best)
+            yield from matrix("Ratio to its teacher:", ratios(section, "teacher"), ratio_alone)
+            yield from matrix("Mean loss of all, with the tuned rate:", rows, mean_and_rate)
+        else:
+            yield from matrix("Ratio to the best of the four:", ours, ratio_to_best)
     else:
         yield from losses(rows, ours)
+        taught = ratios(section, "teacher")
+        if taught:
+            yield from matrix("Ratio to its teacher:", taught, ratio_alone)
     yield ""
     yield from costs(rows)
 
@@ -302,7 +373,7 @@ def matrix(caption, rows, text):
     yield from ["", caption, ""]
     yield from table(["panel", *optimizers])
     for panel, of in found.items():
-        yield cells(panel, *(of[name] for name in optimizers))
+        yield cells(panel, *(of.get(name, "--") for name in optimizers))
 
 
 def table(names):
@@ -322,6 +393,10 @@ def title(row):
 def ratio_to_best(row):
     ratio, verdict = ratio_and_verdict(row)
     return f"{ratio} of {row['best']}, {verdict}"
+
+
+def ratio_alone(row):
+    return ", ".join(ratio_and_verdict(row))
 
 
 def ratio_and_verdict(row):
@@ -367,6 +442,32 @@ def paper_ratio(paper):
     return f"{paper.losses['learned'] / min(v for k, v in paper.losses.items() if k != 'learned'):.2f}"
 
 
+def found_again():
+    """What `search_teacher.py` found, beside what is used."""
+    yield from table(
+        ["rule", "net", "step", "populations, steps of descent", "start", "found", "in the train script", "ratio"]
+    )
+    for file in sorted(RESULTS.glob("teacher-*.json")):
+        told = json.loads(file.read_text())
+        by_place = {}
+        for row in told["losses"]:
+            by_place.setdefault((row["net"], row["step"]), {})[row["rule"]] = row
+        for (net, step), rules in by_place.items():
+            last = [row for name, row in rules.items() if name.startswith("evolution")][-1]
+            used = rules.get("used")
+            ratio = f"{last['ratio_to_used']:.3f} ({last['low']:.3f}–{last['high']:.3f})" if used else "--"
+            yield cells(
+                file.stem.removeprefix("teacher-"),
+                NETS.get(net, net),
+                f"{step:,}",
+                f"{told['populations']}, {told['gradient_steps']}",
+                f"{rules['start']['loss']:.3g}",
+                f"{last['loss']:.3g}",
+                f"{used['loss']:.3g}" if used else "--",
+                ratio,
+            )
+
+
 def page() -> str:
     """The page; experiments whose tables are not there are left out."""
     lines = [INTRODUCTION, glance()]
@@ -375,6 +476,8 @@ def page() -> str:
             lines += [f"## {section.title}", "", f"`{section.command}`", "", section.text, "", *tables(section), ""]
             lines += [f"![{figure}](../experiments/results/{figure})" for figure in section.figures]
             lines.append("")
+    if any(RESULTS.glob("teacher-*.json")):
+        lines += [TEACHERS, *found_again(), ""]
     lines.append(CLOSING)
     return "\n".join(lines).rstrip() + "\n"
 

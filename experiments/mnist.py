@@ -5,12 +5,14 @@
 
 `lstm-mnist` and `lstm-mnist-pair`, meta-trained by train_mnist.py and train_mnist_pair.py on the base net (784-20-10, sigmoid)
 for 200 steps, and `lstm-mnist-mixture`, by train_mnist_mixture.py on all these nets but that of 40 units, are run unchanged
-everywhere, beside SGD, NAG, RMSprop and Adam, each tuned anew for each net and horizon on other keys. Stages:
+everywhere, beside SGD, NAG, RMSprop and Adam, each tuned anew for each net and horizon on other keys, and beside their teachers,
+the hand-designed rules that they imitated first. Stages:
 
 - panels: the base net, tuned for 100 steps and run on to 200, then tuned for 200; 40 units; two layers from two starts; ReLU.
   40 seeds, tuned on 10 others.
 - schedules: the same panels, the baselines offered cosine decay to the horizon, with and without a warm-up, beside a constant
-  rate: 33 settings each instead of 11. A quarter of an hour of a core.
+  rate: 33 settings each instead of 11. Also Adam and NAG with a schedule and a rate for the hidden and one for the output
+  layers (`_baselines`), 33 settings too, and five times as many, with the momentum tuned as well. Forty minutes of a core.
 - grid: {1, 2, 3} hidden layers of {5, 10, 20, 40, 80} units, from N(0, 0.01^2) as the base net, and scaled by the fan-in.
   10 seeds, tuned on 4 others.
 
@@ -21,10 +23,16 @@ import argparse
 import functools
 from pathlib import Path
 
+import _baselines
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from _publish import RESULTS, publish
+import train_mnist
+import train_mnist_mixture
+import train_mnist_pair
+from _baselines import Budget
+from _publish import RESULTS, publish, teacher_of, write_rows
+from _teacher import together
 
 import l2o
 from l2o import comparison, results, summary, tuning
@@ -32,7 +40,17 @@ from l2o.report.styles import all_optimizers, styles
 from l2o.suites import paper
 from l2o.tasks import mlp
 
-LEARNED = ("lstm-mnist-pair", "lstm-mnist-mixture", "lstm-mnist")
+# What they imitated before anything else; the pair and `lstm-mnist` were then meta-trained further.
+TEACHERS = {
+    "lstm-mnist-pair": together(train_mnist_pair.TEACHERS),
+    "lstm-mnist-mixture": together(train_mnist_mixture.TEACHERS),
+    "lstm-mnist": train_mnist.ANNEALED,
+}
+LEARNED = tuple(TEACHERS)
+# The three decades around each rule's best constant rate: a narrower space than that of the others, to the rules' advantage.
+RATES = {"adam": (1e-3, 1.0), "nag": (1e-2, 10.0)}
+SAME = Budget(33, RATES)
+LARGER = Budget(165, RATES, momenta=(0.5, 0.8, 0.9, 0.95))
 LAYERS = (1, 2, 3)
 UNITS = (5, 10, 20, 40, 80)
 LOSSES = (0.25, 0.5, 1, 2)  # ticks
@@ -45,8 +63,9 @@ def main():
     parser.add_argument("--stage", choices=["panels", "schedules", "grid"], help="only this stage")
     parser.add_argument("--folder", type=Path, default=Path("runs/mnist"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cores", type=int)
     arguments = parser.parse_args()
-    l2o.use_all_cores()
+    l2o.use_all_cores(arguments.cores)
     panels_key, grid_key = jax.random.split(jax.random.key(arguments.seed))
     if arguments.stage in (None, "panels"):
         run(
@@ -66,6 +85,7 @@ def main():
             num_tasks=4 if arguments.quick else 40,
             tune_tasks=10,
             schedules=tuning.SCHEDULES,
+            budgets={"": SAME, f", {LARGER.num_trials} trials": LARGER},
         )
     if arguments.stage in (None, "grid"):
         folder = arguments.folder / "mnist-grid"
@@ -81,24 +101,42 @@ def main():
         grid_figure(results.load(folder), folder / "grid.png", quick=arguments.quick)
 
 
-def run(arguments, name, panels, key, *, num_tasks, tune_tasks, schedules=("constant",), figures=True):
-    folder = arguments.folder / name
+def run(arguments, name, panels, key, *, num_tasks, tune_tasks, schedules=("constant",), budgets=None, figures=True):
+    """`budgets`: of the baselines with a rate for each layer, by what is noted behind their names; default: none are run."""
+    folder, quick = arguments.folder / name, arguments.quick
+    learned = LEARNED[: 2 if quick else None]
+    options = {
+        "key": key,
+        "num_tasks": num_tasks,
+        "tune_tasks": 3 if quick else tune_tasks,
+        "on_done": lambda panel, optimizer, record: print(f"{panel}: {optimizer}, {record.seconds:.0f} s", flush=True),
+    }
     comparison.compare(
         panels,
-        (*LEARNED[: 2 if arguments.quick else None], *l2o.baselines.PAPER_BASELINES),
-        key=key,
-        num_tasks=num_tasks,
-        tune_tasks=3 if arguments.quick else tune_tasks,
-        search=l2o.Search((5 if arguments.quick else 11) * len(schedules), schedules=schedules),
+        {
+            **{n: n for n in learned},
+            **{teacher_of(n): TEACHERS[n] for n in learned},
+            **{n: n for n in l2o.baselines.PAPER_BASELINES},
+        },
+        search=l2o.Search((5 if quick else 11) * len(schedules), schedules=schedules),
         folder=folder,
         resume=(folder / "comparison.json").exists(),
-        on_done=lambda panel, optimizer, record: print(f"{panel}: {optimizer}, {record.seconds:.0f} s", flush=True),
+        **options,
     )
-    publish(folder, name, quick=arguments.quick, figures=figures)
+    beside = []
+    for note, budget in (budgets or {}).items():
+        budget = budget._replace(num_trials=min(budget.num_trials, 15)) if quick else budget
+        beside += _baselines.compare(panels, budget, folder / "scheduled", note=note, **options)
+    publish(folder, name, quick=quick, figures=figures, beside=beside)
+    if beside and not quick:
+        write_rows(RESULTS / f"{name}-by-group.csv", _baselines.settings(folder / "scheduled"))
 
 
 def panels(quick):
-    found = {name: panel for name, panel in paper.panels(quick).items() if name.startswith("mnist")}
+    # A run at a time: the states of an LSTM's run fit the cache, those of forty do not.
+    found = {
+        name: panel._replace(batch_size=1) for name, panel in paper.panels(quick).items() if name.startswith("mnist")
+    }
     if quick:
         return found
     base = found["mnist"]

@@ -14,11 +14,15 @@ Andrychowicz et al. 2016, section 3.4: the pixels of an image under the features
    each of the test pictures once. SGD, NAG, RMSprop and Adam are tuned on draws of them; L-BFGS (optax's, with its line
    search, several evaluations a step) has nothing to tune. Resumable, an optimizer at a time; published when all of a panel
    are there.
-4. pictures: what each optimizer has painted after 0, 16, 32, 64 and 128 steps, at 64 x 64 pixels.
+4. beside: the first --num-tasks pictures again, for what the panels lack: `lstm-style` beside the rule that it imitated, the best
+   of the four baselines at the rate that the panel's table has, and Adam and NAG with a schedule, tuned by as many trials as
+   those (`_baselines`; all pixels are one group). A table of its own.
+5. pictures: what each optimizer has painted after 0, 16, 32, 64 and 128 steps, at 64 x 64 pixels.
 
     python experiments/style.py --quick                        # two minutes, on drawn shapes and random features
     python experiments/style.py                                # everything
     python experiments/style.py --panel style_64 --only adam   # a part of it, say one for each core
+    python experiments/style.py --stage beside --num-tasks 30  # 40 minutes of a core
 
 Needs the pictures, the paintings and VGG-16 (docs/style.md). A gradient takes 40 to 50 ms at 64 x 64 pixels on one core and four
 times that at 128 x 128: of style_64 an optimizer takes a quarter of a core-hour and L-BFGS more than half of one, of style_128
@@ -31,6 +35,7 @@ import itertools
 import time
 from pathlib import Path
 
+import _baselines
 import _imitation
 import _publish
 import equinox as eqx
@@ -80,6 +85,7 @@ QUICK = Plan(
 )
 PANELS = ("style_64", "style_128", "strong_64")
 OPTIMIZERS = ("lstm-style", *l2o.baselines.PAPER_BASELINES, "lbfgs")
+SCHEDULED_RATES = {"adam": (1e-2, 0.3), "nag": (3e-2, 1.0)}  # a decade and a half around the best constant rates
 RATES = (3e-3, 1.0)  # below and above the best of every baseline but SGD, which diverges here and there already at 1.0
 MARKS = (0, 16, 32, 64, 128)  # steps after which pictures are shown
 PICTURES = {"data": "content_64", "style": "starry_night", "size": 64, "features": "vgg16"}
@@ -196,21 +202,24 @@ def train(arguments, key):
         SHIPPED.write_bytes(trained.read_bytes())
 
 
-def measure(arguments, key):
-    panels = paper.panels(arguments.quick)
+def measured_panels(quick):
+    panels = paper.panels(quick)
+    if quick:
+        return {"style_64": panels["style_64"]}
     # Four tasks at once: Winograd's matrix products are faster when they are larger.
-    if arguments.quick:
-        found = {"style_64": panels["style_64"]}
-    else:
-        found = {
-            "style_64": panels["style_64"]._replace(batch_size=4),
-            "style_128": panels["style_128"]._replace(batch_size=2),
-            "strong_64": panels["style_64"]._replace(
-                make=functools.partial(style.family, split="test", style_weight=100.0, **PICTURES),
-                source="ours: style_64 with ten times the weight of the style",
-                batch_size=4,
-            ),
-        }
+    return {
+        "style_64": panels["style_64"]._replace(batch_size=4),
+        "style_128": panels["style_128"]._replace(batch_size=2),
+        "strong_64": panels["style_64"]._replace(
+            make=functools.partial(style.family, split="test", style_weight=100.0, **PICTURES),
+            source="ours: style_64 with ten times the weight of the style",
+            batch_size=4,
+        ),
+    }
+
+
+def measure(arguments, key):
+    found = measured_panels(arguments.quick)
     names = [arguments.only] if arguments.only else [n for n in OPTIMIZERS if n not in arguments.leave_out]
     contenders = {n: _learned(arguments) if n == "lstm-style" else n for n in names}
     test_key, compare_key = jax.random.split(key)
@@ -238,6 +247,39 @@ def measure(arguments, key):
         _publish.publish(folder, name, quick=arguments.quick)
         for sheet in _publish.RESULTS.glob(f"{name}-*images*"):
             sheet.unlink()  # the photographs may not be passed on
+
+
+def beside(arguments, key):
+    """`lstm-style` beside its teacher and scheduled baselines, on the first of the test pictures."""
+    name = arguments.panel or "style_64"
+    panel, at = measured_panels(arguments.quick)[name], arguments.folder / f"beside-{name}"
+    test_key, compare_key = jax.random.split(key)
+    keys = jax.random.split(test_key, 2) if arguments.quick else style.each_picture(panel.make(), test_key)
+    num_tasks = 2 if arguments.quick else arguments.num_tasks
+    options = {
+        "key": compare_key,
+        "test_keys": keys[:num_tasks],
+        "tune_tasks": 2 if arguments.quick else arguments.tune_tasks,
+        "on_done": lambda panel, optimizer, record: print(
+            f"{panel}: {optimizer}, {record.seconds:.0f} s, loss {record.curves.losses[:, -1].mean():.4g}", flush=True
+        ),
+    }
+    teacher = _publish.teacher_of("lstm-style")
+    comparison.compare(
+        {name: panel},
+        {
+            "lstm-style": _learned(arguments),
+            teacher: TEACHER,
+            **_baselines.best_of_table(_publish.RESULTS / f"{name}.csv", name),
+        },
+        measure_costs=arguments.costs,
+        folder=at,
+        resume=(at / "comparison.json").exists(),
+        **options,
+    )
+    budget = _baselines.Budget(arguments.trials, SCHEDULED_RATES)
+    scheduled = list(_baselines.compare({name: panel}, budget, at / "scheduled", **options))
+    _publish.publish(at, f"{name}-scheduled", quick=arguments.quick, figures=False, beside=scheduled)
 
 
 def _learned(arguments):
@@ -301,7 +343,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/style"))
-    parser.add_argument("--stage", choices=["imitate", "train", "measure", "pictures"], help="only this stage")
+    parser.add_argument(
+        "--stage", choices=["imitate", "train", "measure", "beside", "pictures"], help="only this stage"
+    )
     parser.add_argument("--panel", choices=PANELS, help="measure only this panel")
     parser.add_argument("--only", choices=OPTIMIZERS, help="measure only this one, say one for each core")
     parser.add_argument(
@@ -325,6 +369,8 @@ def main():
         train(arguments, train_key)
     if "measure" in stages:
         measure(arguments, test_key)
+    if "beside" in stages:
+        beside(arguments, test_key)
     if "pictures" in stages:
         pictures(arguments, picture_key)
 

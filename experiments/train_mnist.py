@@ -6,7 +6,7 @@ in a subfolder:
 1. imitate: the LSTM (with the constants of the authors' code: k = 5, output x 0.01) learns to copy a hand-tuned Adam on a
    perceptron of 5 hidden units. LOG.md: without such a start, an hour of meta-training ends behind the baselines.
 2. anneal: it learns to copy a better teacher, `_teacher.momentum`: warmed up, annealed, with Nesterov momentum and a milder
-   normalisation than Adam's. Its constants are the best of a random search of 700 settings.
+   normalisation than Adam's. Its constants are the best of a random search of 700 settings; `search_teacher.py` finds such.
 3. train: back-propagation through 100 steps at a time, 200 in all, *with* second derivatives (LOG.md: here the gradient
    without them points the other way), late steps weighted up, the meta-loss on independent batches of 1,024, meta-parameters
    averaged; best by validation kept.
@@ -41,13 +41,9 @@ from l2o.tasks import mlp
 
 SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-mnist.safetensors"
 ADAM = optax.adam(0.031, b1=0.77, b2=0.72, eps=8e-5)
-ANNEALED = momentum(
-    annealed(0.460, warmup=5.64, num_steps=95.1, exponent=0.266, least=0.264),
-    b1=0.793,
-    b2=0.99947,
-    eps=4.6e-6,
-    power=0.302,
-)
+SCHEDULE = {"rate": 0.460, "warmup": 5.64, "num_steps": 95.1, "exponent": 0.266, "least": 0.264}
+CONSTANTS = {"b1": 0.793, "b2": 0.99947, "eps": 4.6e-6, "power": 0.302}
+ANNEALED = momentum(annealed(**SCHEDULE), **CONSTANTS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -33,10 +33,11 @@ RATES = {
                115: 0.269, 150: 0.574, 185: 0.0296, 200: 0.0311},
 }
 # fmt: on
-TEACHERS = {
-    "hidden": momentum(through(RATES["hidden"]), b1=0.8604, b2=0.99372, eps=1.1e-5, power=0.409),
-    "output": momentum(through(RATES["output"]), b1=0.7908, b2=0.99561, eps=3e-6, power=0.444),
+OTHERS = {
+    "hidden": {"b1": 0.8604, "b2": 0.99372, "eps": 1.1e-5, "power": 0.409},
+    "output": {"b1": 0.7908, "b2": 0.99561, "eps": 3e-6, "power": 0.444},
 }
+TEACHERS = {layer: momentum(through(rates), **OTHERS[layer]) for layer, rates in RATES.items()}
 # What they preprocess gradients by, and what their outputs are multiplied by. On the plateau hidden gradients begin at 1e-6.
 CONSTANTS = {
     "hidden": {"preprocessing": 10.0, "output_scale": 0.02},

@@ -38,10 +38,11 @@ RATES = {
                115: 0.386, 150: 0.25, 185: 0.0445, 200: 0.0267},
 }
 # fmt: on
-TEACHERS = {
-    "hidden": momentum(through(RATES["hidden"]), b1=0.8472, b2=0.967, eps=8.7e-5, power=0.343),
-    "output": momentum(through(RATES["output"]), b1=0.6857, b2=0.9953, eps=2.6e-6, power=0.48),
+OTHERS = {
+    "hidden": {"b1": 0.8472, "b2": 0.967, "eps": 8.7e-5, "power": 0.343},
+    "output": {"b1": 0.6857, "b2": 0.9953, "eps": 2.6e-6, "power": 0.48},
 }
+TEACHERS = {layer: momentum(through(rates), **OTHERS[layer]) for layer, rates in RATES.items()}
 # What they preprocess gradients by, and what their outputs are multiplied by: hidden weights have smaller ones.
 CONSTANTS = {
     "hidden": {"preprocessing": 7.0, "output_scale": 0.02},
