@@ -103,7 +103,11 @@ def test_compare_own_weights(trained):
 def test_explain_own_weights(trained):
     folder, _ = trained
     options = ["--num-tasks", "2", "--num-fitted", "2", "-o", "why", "--cores", "1"]
-    done = run("explain", "run/weights.safetensors", *options, cwd=folder)  # family and horizon: the header's
+    # The header names the family, which is ours and not the package's: it is run only where we say so.
+    refused = run("explain", "run/weights.safetensors", *options, cwd=folder, check=False)
+    assert "was trained on my_module:family; if you trust it, pass `--task my_module:family`" in refused.stderr
+    options += ["--task", "my_module:family", "--horizon", "20"]
+    done = run("explain", "run/weights.safetensors", *options, cwd=folder)
     assert "What weights amounts to" in done.stdout
     written = {path.name for path in (folder / "why").iterdir()}
     figures = {f"behaviour-{what}.{ending}" for what in ("updates", "trajectories", "fit") for ending in ("png", "svg")}

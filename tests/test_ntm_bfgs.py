@@ -161,6 +161,7 @@ def test_neither_scale_nor_order_matters(memory_pairs, x64):
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("arguments", [{}, {"memory_pairs": 3}, {"preset": "paper"}], ids=str)
 def test_the_stored_meta_gradient_is_that_of_plain_autodiff(arguments, x64):
     assert_first_order(jax.tree.map(lambda leaf: leaf.astype(float), drawn(**arguments)))
