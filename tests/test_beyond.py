@@ -386,3 +386,14 @@ def test_half_precision_cannot_count_so_far(one_thread):
     with pytest.raises(ValueError, match="can count to 256, and the horizon is 200"):
         torch_run(1, weights=weights)
     torch_run(1, weights=weights, beyond=None)
+
+
+def test_a_rescaled_rule_warns_at_its_horizon_too():
+    with pytest.warns(UserWarning, match="mine was meta-trained on runs of 3 steps"):
+        run(l2o.Rescaled(l2o.beyond(tiny_lstm(), 3, name="mine"), 1.0), 5)
+
+
+def test_of_parts_the_least_horizon_is_saved(tmp_path):
+    parts = {"a": l2o.beyond(tiny_lstm(), 9), "b": l2o.beyond(tiny_lstm(1), 2)}
+    l2o.pretrained.save(tmp_path / "it.safetensors", l2o.Partitioned(parts))
+    assert l2o.pretrained.header(tmp_path / "it.safetensors")["horizon"] == 2

@@ -43,7 +43,8 @@ class _AbstractBeyond(AbstractFlat):
         # The rule's own constants, such as `num_units`, are read through the wrapper.
         if name.startswith("__") or name == "optimizer":
             raise AttributeError(name)
-        return getattr(self.optimizer, name)
+        found = getattr(self.optimizer, name)
+        return (lambda state, params: found(state[0], params)) if name == "eval_params" else found
 
     def init_coordinates(self, num) -> BeyondState:
         averages = tuple(jnp.zeros(num) for _ in range(3)) if self.how == "fallback" else ()
@@ -157,9 +158,9 @@ def silenced(optimizer: T, horizon: int | None = None) -> T:
 
 
 def horizon_of(optimizer: Any) -> int | None:
-    """The horizon that `beyond` gave it; None without one."""
-    found = [x for x in jax.tree.leaves(optimizer, is_leaf=_is_beyond) if _is_beyond(x)]
-    return found[0].horizon if found else None
+    """The horizon that `beyond` gave it, the least of its parts'; None without one."""
+    found = [x.horizon for x in jax.tree.leaves(optimizer, is_leaf=_is_beyond) if _is_beyond(x)]
+    return min(found, default=None)
 
 
 def _is_beyond(x):

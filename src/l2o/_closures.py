@@ -66,6 +66,12 @@ class _Same:
         return hash(self.key)
 
 
+class _Opaque(NamedTuple):
+    """What JAX cannot flatten."""
+
+    value: Any
+
+
 class _Tree(NamedTuple):
     leaves: tuple[Any, ...]  # an _Array, _Node or _Same each
     treedef: Any
@@ -79,6 +85,7 @@ class _Function(NamedTuple):
     cells: tuple[_Tree | None, ...]  # None: empty
     defaults: _Tree
     keywords: _Tree
+    attributes: _Same  # set on the function
 
 
 class _Partial(NamedTuple):
@@ -100,6 +107,7 @@ class _Rest(NamedTuple):
 
 _OPENED = (types.FunctionType, types.MethodType, functools.partial)
 _JITTED = type(jax.jit(lambda: None))
+_PLAIN = (bool, int, complex, str, bytes, type(None), type, np.dtype)
 
 
 class _Found:
@@ -110,18 +118,29 @@ class _Found:
 
     def tree(self, value) -> _Tree:
         # `jax.tree_util.Partial` is a pytree, but its function is none of its leaves.
-        leaves, treedef = jax.tree.flatten(value, is_leaf=lambda x: isinstance(x, functools.partial))
+        try:
+            leaves, treedef = jax.tree.flatten(value, is_leaf=lambda x: isinstance(x, functools.partial))
+        except (
+            ValueError,
+            TypeError,
+            RecursionError,
+        ):  # no pytree: keys that have no order, or a list that holds itself
+            leaves, treedef = [_Opaque(value)], jax.tree.structure(0)
         return _Tree(tuple(map(self.leaf, leaves)), treedef, _Same(value, None))
 
     def leaf(self, value):
-        if eqx.is_array(value):
+        if isinstance(value, jax.Array):  # a tracer, too
             self.arrays.append(value)
             return _Array(len(self.arrays) - 1)
         inner = getattr(value, "__wrapped__", None) if isinstance(value, _JITTED) else None
         if isinstance(inner, _OPENED):
             value = inner  # compiled as part of whatever it is called in
+        if isinstance(value, _Opaque):
+            return _Same(value.value, (_Opaque, id(value.value)))
         if not isinstance(value, _OPENED):
             return _Same(value, _comparable(value))
+        if any(map(_is_empty, getattr(value, "__closure__", None) or ())):  # a name that is bound later: as it is
+            return _Same(value, (type(value), id(value)))
         if id(value) not in self.numbers:
             self.numbers[id(value)] = number = len(self.nodes)
             self.nodes.append(value)  # known before it is opened: it may call itself
@@ -136,7 +155,8 @@ class _Found:
         cells = tuple(None if _is_empty(cell) else self.tree(cell.cell_contents) for cell in value.__closure__ or ())
         scope = _Same(value.__globals__, id(value.__globals__))
         defaults, keywords = self.tree(value.__defaults__), self.tree(value.__kwdefaults__)
-        return _Function(value.__code__, scope, value.__name__, cells, defaults, keywords)
+        attributes = _Same(value.__dict__, id(value) if value.__dict__ else None)
+        return _Function(value.__code__, scope, value.__name__, cells, defaults, keywords, attributes)
 
 
 def _together(arrays, rest):
@@ -169,6 +189,7 @@ def _together(arrays, rest):
                 if content is not None:
                     cell.cell_contents = tree(content)
             function.__defaults__, function.__kwdefaults__ = tree(parts.defaults), tree(parts.keywords)
+            function.__dict__.update(parts.attributes.value)
         return made[number]
 
     return tree(rest.root)
@@ -188,8 +209,5 @@ def _comparable(value):
         return type(value), value.hex()
     if isinstance(value, np.ndarray) and value.dtype != object:
         return np.ndarray, value.shape, value.dtype.str, value.tobytes()
-    try:
-        hash(value)
-    except TypeError:
-        return type(value), id(value)
-    return type(value), value
+    # Only of these is it known that equal ones do the same; others may say of themselves what they like.
+    return (type(value), value) if isinstance(value, _PLAIN) else (type(value), id(value))

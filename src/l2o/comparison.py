@@ -180,6 +180,7 @@ def _contender(value):
         cost = MetaTraining(value.seconds, value.num_episodes, value.num_inner_steps)
         return _Contender(value.optimizer, learned=True, meta_training=cost)
     if not isinstance(value, str | Path):
+        value = silenced(value)  # under whatever name it was loaded, it is the same rule
         return _Contender(value, learned=bool(jax.tree.leaves(eqx.filter(value, eqx.is_inexact_array))))
     if value in baselines.BASELINES:
         return _Contender(baseline=baselines.get(str(value)))
@@ -334,6 +335,7 @@ def _settings(key, num_tasks, tune_tasks, search) -> dict[str, Any]:
         "num_tasks": num_tasks,
         "tune_tasks": tune_tasks,
         "search": json.loads(json.dumps({k: getattr(search, k) for k in search.__dataclass_fields__})),
+        "precision": jnp.finfo(jnp.zeros(()).dtype).bits,  # that JAX computes in
     }
 
 

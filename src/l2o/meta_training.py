@@ -181,6 +181,7 @@ def meta_train(
                 "average": float(average),
                 "max_diverged": float(max_diverged),
                 "number of devices": len(devices),
+                "precision": jax.numpy.finfo(jax.numpy.zeros(()).dtype).bits,  # that JAX computes in
             },
         )
     )

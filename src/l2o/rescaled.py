@@ -53,6 +53,10 @@ class Rescaled(AbstractFlat):
         self.optimizer = optimizer
         self.rms = float(rms)
 
+    def _check_state(self, state, mesh):
+        super()._check_state(state, mesh)
+        self.optimizer._check_state(state[0], mesh)  # which warns of its horizon there
+
     def init_coordinates(self, num) -> RescaledState:
         return self.optimizer.init_coordinates(num), jnp.zeros(num)
 

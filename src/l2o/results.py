@@ -126,7 +126,8 @@ class Store:
         for kind in ("panels", "optimizers"):
             pairs += [(n, before[kind][n], new) for n, new in self.content[kind].items() if n in before[kind]]
         for what, old, new in pairs:
-            for field in (old.keys() | new.keys()) - {"fingerprint"}:
+            # What meta-training took decides no result, and grows a little each time a finished run is resumed.
+            for field in (old.keys() | new.keys()) - {"fingerprint", "meta_training"}:
                 if old.get(field) != new.get(field) and not _both_nan(old.get(field), new.get(field)):
                     raise ValueError(
                         f"The comparison in {self.folder} was made with other {what}: {field} is {_short(old.get(field))} there, "
@@ -305,6 +306,7 @@ class _Settings(msgspec.Struct, omit_defaults=True):
     search: _Search
     key: list[int | list[int]] | None = None
     test_keys: list[list[int]] | None = None
+    precision: int | None = None
 
 
 class _Content(msgspec.Struct):

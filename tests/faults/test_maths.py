@@ -818,3 +818,47 @@ def test_b10_the_example_of_mixtures_runs():
     scope = {}
     exec(compile(code, "Mixture", "exec"), scope)
     assert scope["result"].num_steps == 1
+
+
+def test_b10_numpy_arrays_stay_the_constants_that_they_are():
+    def family(key):
+        centre, size = jax.random.normal(key, (3,)), np.array([3])
+        return l2o.FunctionTask(
+            lambda key: jnp.zeros(int(size[0])), lambda x, key: jnp.sum((x[: int(size[0])] - centre) ** 2)
+        )
+
+    curves = l2o.loss_curves(optax.sgd(0.1), family, horizon=2, num_tasks=2, key=KEY)
+    assert np.isfinite(curves).all()
+
+
+def test_b10_what_is_no_pytree_is_used_as_it_is():
+    mixed = {1: 2.0, "a": 3.0}
+
+    def scaled(x):
+        return scaled.factor * x
+
+    scaled.factor = 5.0
+    task = l2o.FunctionTask(lambda key: jnp.ones(2), lambda x, key: jnp.sum(scaled(x)) + mixed["a"])
+    assert float(task.loss(jnp.ones(2), KEY)) == 13.0
+    later = l2o.FunctionTask(lambda key: jnp.ones(2), lambda x, key: jnp.sum(x) * bound_later)
+    bound_later = 3.0
+    assert float(later.loss(jnp.ones(2), KEY)) == 6.0
+
+
+def test_b10_objects_that_call_themselves_equal_are_two():
+    class Same:
+        def __init__(self, rate):
+            self.rate = rate
+
+        def __eq__(self, other):
+            return True
+
+        def __hash__(self):
+            return 0
+
+    def task(rate):
+        constants = Same(rate)
+        return l2o.FunctionTask(lambda key: jnp.ones(2), lambda x, key: constants.rate * jnp.sum(x))
+
+    loss = eqx.filter_jit(lambda task: task.loss(jnp.ones(2), KEY))
+    assert [float(loss(task(rate))) for rate in (1.0, 2.0)] == [2.0, 4.0]

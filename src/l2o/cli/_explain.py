@@ -27,6 +27,8 @@ def run(
 ) -> None:
     """Explains, prints a table and a paragraph, writes explanation.txt, explanation.json and the figures."""
     config = dict(locals())
+    if horizon is not None and horizon < 1:
+        raise ValueError(f"--horizon must be at least 1, got {horizon}.")
     l2o.use_all_cores(cores)
     optimizer = l2o.load(weights, beyond=None)
     family, title, length = family_of(weights, task, set_, horizon)

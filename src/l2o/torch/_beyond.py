@@ -38,7 +38,8 @@ class Beyond(AbstractFlat):
 
     def steps(self, state: Tensor) -> int:
         """That the state of some coordinates has seen: the most of any; a look at the device's memory."""
-        return int(state[self.rule.num_rows].max()) if state.shape[1] else 0
+        steps = state[self.rule.num_rows]
+        return int(steps[steps.isfinite()].max()) if steps.isfinite().any() else 0
 
     def init(self, num, device):
         inner = self.rule.init(num, device)
