@@ -10,8 +10,9 @@ imitate. CPU times are of one core. Stages, each skipped where its file is there
 1. imitate: the LSTMs learn to copy a hand-designed rule, `TEACHERS`, by back-propagation through up to 1,000 steps. For that
    the gradients of some coordinates are recorded over whole runs, the teacher's and then the student's own; a coordinatewise
    rule needs no more. 12 CPU-minutes for each of the four. The teacher's constants are the best of a search of 600 on a small net
-   (8 x 8 pixels, 8-8 channels), its rates then halved on this one (LOG.md). All ten labels were used for that: LSTM-sub has
-   never seen the labels it is tested on, but its teacher was chosen with them.
+   (8 x 8 pixels, 8-8 channels), its rates then halved on this one (LOG.md); `search_teacher.py cifar` searches likewise, not
+   run yet. All ten labels were used for that: LSTM-sub has never seen the labels it is tested on, but its teacher was chosen
+   with them.
 2. measure: compared on the paper's panels (`l2o.suites.paper`), baselines tuned on other keys; the teacher too, if asked for.
    Resumable, an optimizer at a time; published when all of a panel are there.
 3. beside: the first --num-tasks of the same seeds again, for what the panels lack: the two LSTMs beside the teacher itself, the

@@ -62,7 +62,8 @@ import matplotlib.pyplot as plt
 SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-style.safetensors"
 HORIZON = 128
 DIMMED = 0.2  # the least factor of losses in meta-training
-# The rule that is imitated, the best of a search of 66 on two training pictures at 64 x 64 pixels (LOG.md).
+# The rule that is imitated, the best of a search of 66 on two training pictures at 64 x 64 pixels (LOG.md; `search_teacher.py
+# style` searches on windows, not run yet).
 TEACHER = momentum(
     annealed(0.0288, warmup=4.05, num_steps=141.7, exponent=1.035, least=0.05), b1=0.799, b2=0.799, eps=0.0, power=0.493
 )

@@ -5,6 +5,7 @@ net, two hidden layers from the plateau of N(0, 0.01^2) and from a fan-in scaled
 hand-designed rules, `TEACHERS`, on gradients recorded on all four nets, and nothing else: back-propagation through the nets, four
 at once, made them no better (LOG.md). The teachers' rates by step, and their constants, were found by evolution and gradient
 descent on these nets, images blurred over 2 x 2 pixels, which is also what is recorded here (train_mnist.py).
+`search_teacher.py mixture` is the same search from a seed; it has not been run to its end.
 
 experiments/mnist.py measures the result. Needs the full MNIST (see docs/data.md). Five minutes of one core; `--quick` is the same
 in two, on the shipped sample, and ships nothing.

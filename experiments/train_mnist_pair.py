@@ -4,7 +4,8 @@ As train_mnist.py, for the same nets, but with a rule for the hidden layers and 
 its convolutional nets (Andrychowicz et al. 2016, section 3.3). Stages, each skipped where its file is there:
 
 1. imitate: the LSTMs learn to copy two hand-designed rules, `TEACHERS`, on recorded gradients (`_imitation`). The rates of these
-   by step, and their constants, were found by a search and then by gradient descent through 200 steps (LOG.md).
+   by step, and their constants, were found by a search and then by gradient descent through 200 steps (LOG.md);
+   `search_teacher.py pair --gradient` finds such from a seed, with a loss 4 to 6 % lower.
 2. train: back-propagation through 100 steps at a time, 200 in all, with second derivatives, the last steps before 100 and 200
    weighted up, the meta-loss on independent batches of 1,024, meta-parameters averaged.
 
