@@ -241,6 +241,7 @@ def test_an_error_stops_the_rest_and_says_where(tmp_path):
     assert raised.value.__notes__[-1] == "while running broken on bowl"
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 def test_killed_at_random_and_resumed_gives_the_same_table(tmp_path):
     """SIGKILL, twice, at moments that depend on the machine; then to the end. Times differ, all else is equal."""

@@ -122,6 +122,7 @@ def test_side_by_side():
         assert_trees_close(jax.tree.map(lambda x, i=i: x[i], one(many)), alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slowest
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [mixed, by_kind])
 @pytest.mark.parametrize("split", ["train", "outer"])

@@ -340,6 +340,8 @@ def rosy(params):
     return jnp.sum((params["w"] - 0.5) ** 2) + 0.3 * jnp.sum((params["b"] + 0.2) ** 4)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("name", FALLBACKS)
 def test_b4_any_optax_transformation_is_a_fallback_and_runs_as_it_does_alone(name):
     """`value` and `value_fn` are all that is passed. The race's run, and then the run itself, are the fallback's own."""

@@ -576,6 +576,8 @@ def _quartic(dtype):
 MIXED = {n: r for n, r in rules().items() if n not in ("averaging", "partitioned")}
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__)
 @pytest.mark.parametrize("name", MIXED)
 def test_b5_params_and_states_keep_their_dtypes(name, dtype, x64):

@@ -108,6 +108,8 @@ def mixed():
     return complex_task, real_task
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("name", ["momentum", "partitioned"])
 def test_w8_meta_gradients_are_those_of_the_real_problem(name, form, x64):
@@ -152,6 +154,8 @@ def test_w8_sampled_is_unbiased_for_complex_params(x64):
     assert_trees_close(gradient(l2o.Sampled(1.0, uniform=1.0)), gradient(l2o.Stored()), rtol=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.slowest
 def test_w8_meta_gradients_against_finite_differences(x64):
     task, rule = mixed()[0], Normalised(jnp.asarray(0.1))
 
