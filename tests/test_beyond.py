@@ -134,7 +134,7 @@ def test_forms_of_the_meta_gradient_agree_through_it():
 
 @pytest.mark.parametrize("wrong", [0, -3, True])
 def test_a_horizon_is_a_number_of_steps(wrong):
-    with pytest.raises(ValueError, match="`horizon` must be a whole number"):
+    with pytest.raises(ValueError, match="`horizon` must be "):
         l2o.beyond(descent(), wrong)
 
 

@@ -407,3 +407,18 @@ def test_the_evaluations_of_a_line_search_are_timed_on_true_gradients():
     jax.effects_barrier()
     rounds = 5  # one while compiling, and four
     assert len(counted) == 3 * rounds * num_steps  # of the gradients alone; those of L-BFGS; and its searches
+
+
+@pytest.mark.parametrize(
+    ("panels", "optimizers", "options", "message"),
+    [
+        ({}, ("adam",), {}, "needs panels and optimizers, got 0 and 1"),
+        ({"x": l2o.Panel(lambda: bowl, 2, 2, "x^2")}, (), {}, "needs panels and optimizers, got 1 and 0"),
+        ({"x": l2o.Panel(lambda: bowl, 0, 2, "x^2")}, ("adam",), {}, "got horizon=0, run_to=2"),
+        ({"x": l2o.Panel(lambda: bowl, 2, 2, "x^2")}, ("adam",), {"num_tasks": 0}, "`num_tasks` must be at least 1"),
+        ({"x": l2o.Panel(lambda: bowl, 2, 2, "x^2")}, ("adam",), {"tune_tasks": -1}, "`tune_tasks` must be at least 1"),
+    ],
+)
+def test_b10_what_makes_no_comparison_is_refused(panels, optimizers, options, message):
+    with pytest.raises(ValueError, match=message):
+        comparison.compare(panels, optimizers, key=jax.random.key(0), **options)

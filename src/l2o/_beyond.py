@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from l2o._checks import count
 from l2o._horizon import check_how, passed
 from l2o._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer, OptState
 from l2o.partitioned import Partitioned
@@ -35,8 +36,7 @@ class _AbstractBeyond(AbstractFlat):
     name: str | None = eqx.field(static=True, default=None)  # as told in the warning; None: none is given
 
     def __check_init__(self):
-        if isinstance(self.horizon, bool) or not isinstance(self.horizon, int) or self.horizon < 1:
-            raise ValueError(f"`horizon` must be a whole number of steps, at least 1, got {self.horizon!r}.")
+        count("horizon", self.horizon)
         check_how(self.how)
 
     def __getattr__(self, name):
@@ -69,16 +69,16 @@ class _AbstractBeyond(AbstractFlat):
     def _fallback(self, gradients, proposed, step, averages):
         m, v, s = averages
         gradient, length = gradients.astype(m.dtype), proposed.astype(s.dtype) ** 2
-        count = step + 1
+        taken = step + 1
         seen = jnp.isfinite(gradient)
         m = jnp.where(seen, _B1 * m + (1 - _B1) * gradient, m)
         v = jnp.where(seen, _B2 * v + (1 - _B2) * gradient**2, v)
-        window = jnp.minimum(count, max(1.0, self.horizon / 10))
+        window = jnp.minimum(taken, max(1.0, self.horizon / 10))
         learned = (step < self.horizon) & jnp.isfinite(length)
         s = jnp.where(learned, s + (length - s) / window, s)
-        root = jnp.sqrt(v / (1 - _B2**count))
-        direction = jnp.where(root > 0, m / (1 - _B1**count) / jnp.where(root > 0, root, 1), 0)
-        after = -jnp.sqrt(s) * (self.horizon / count) * direction
+        root = jnp.sqrt(v / (1 - _B2**taken))
+        direction = jnp.where(root > 0, m / (1 - _B1**taken) / jnp.where(root > 0, root, 1), 0)
+        after = -jnp.sqrt(s) * (self.horizon / taken) * direction
         return jnp.where(seen, after, 0), (m, v, s)
 
     def _check_state(self, state, mesh):
@@ -139,7 +139,7 @@ def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold",
             f"`Partitioned` of such, got a {type(optimizer).__name__}."
         )
     kind = CoordinatewiseBeyond if isinstance(optimizer, AbstractCoordinatewise) else Beyond
-    return kind(optimizer, horizon, how, name)
+    return kind(optimizer, count("horizon", horizon), how, name)
 
 
 def bare(optimizer: T) -> T:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Key, PRNGKeyArray, UInt32
 
 from l2o import _devices, _keys, _weights, baselines, costs, pretrained, scale, tuning
 from l2o._beyond import horizon_of, silenced
+from l2o._checks import counts
 from l2o._files import holding_its_folder
 from l2o._fingerprint import Fingerprints, Unfingerprintable
 from l2o._horizon import passed
@@ -34,7 +35,7 @@ from l2o.baselines import Baseline
 from l2o.costs import MetaTraining
 from l2o.evaluation import Curves, run_tasks
 from l2o.meta_training import MetaTrained
-from l2o.results import Comparison, Record, Store, gone
+from l2o.results import Comparison, Record, Store, check_panel, gone
 from l2o.tuning import Search, Tuned
 
 _NUM_IMAGES = 8  # of the first tasks, where the family makes images
@@ -97,7 +98,12 @@ def compare(
     """
     key, search = _keys.one(key), search or Search()
     test_keys = None if test_keys is None else _keys.typed(test_keys, "test_keys")
+    counts(num_tasks=num_tasks, tune_tasks=tune_tasks)
     contenders = _contenders(optimizers)
+    if not panels or not contenders:
+        raise ValueError(f"A comparison needs panels and optimizers, got {len(panels)} and {len(contenders)}.")
+    for name, panel in panels.items():
+        check_panel(panel, f"The panel {name!r}")
     tune_key, test_key = jax.random.split(key)
     drawn = jax.random.split(test_key, num_tasks) if test_keys is None else test_keys
     keys = (jax.random.split(tune_key, tune_tasks), drawn)

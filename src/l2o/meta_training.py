@@ -153,6 +153,10 @@ def meta_train(
     key = _keys.one(key)
     optimizer = bare(optimizer)
     _check_trainable(optimizer)
+    if not isinstance(estimator, AbstractGradientEstimator):
+        raise ValueError(
+            f"`estimator` must be a gradient estimator, such as `BPTT(problem, num_tasks=64)`, got {estimator!r}."
+        )
     count("num_steps", num_steps)
     count("checkpoint_every", checkpoint_every)
     if not 0 <= real("average", average) < 1:

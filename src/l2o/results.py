@@ -79,7 +79,7 @@ class Store:
     def __init__(self, folder, resume, panels, optimizers, settings, left_out, prints):
         self.folder = folder
         for name, panel in panels.items():
-            _check_panel(panel, f"The panel {name!r}")
+            check_panel(panel, f"The panel {name!r}")
         told = {kind: {n: _or_none(p) for n, p in prints[kind].items()} for kind in ("panels", "optimizers")}
         described = {n: {**_described(panel), "fingerprint": told["panels"][n]} for n, panel in panels.items()}
         optimizers = {n: {**o, "fingerprint": told["optimizers"][n]} for n, o in optimizers.items()}
@@ -331,13 +331,14 @@ def _content(path: Path) -> dict[str, Any]:
     """
     told = read_json(path, _Content, finite=False)  # of some meta-training the number of steps is not known: NaN
     for name, panel in told.panels.items():
-        _check_panel(panel, f"{path}: the panel {shown(name)}")
+        check_panel(panel, f"{path}: the panel {shown(name)}")
     if not np.isfinite([*told.settings.search.rates, *(told.settings.search.weight_decays or ())]).all():
         raise ValueError(f"{path}: the search's rates and weight decays must be finite.")
     return json.loads(json.dumps(msgspec.to_builtins(told)))  # lists for tuples, as `_described` has them
 
 
-def _check_panel(panel, where: str) -> None:
+def check_panel(panel, where: str) -> None:
+    """Refuses steps that make no panel: a `ValueError` that begins with `where`."""
     if not 1 <= panel.horizon <= panel.run_to or not 1 <= panel.window <= panel.horizon + 1:
         raise ValueError(
             f"{where} must have 1 <= horizon <= run_to and a window from 1 to the horizon, got horizon={panel.horizon}, "

@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 
 from l2o import _beyond, _contents, _plugins, _weights, horizons, scale
 from l2o._beyond import bare, horizon_of
+from l2o._checks import counts
 from l2o._contents import PARTITIONED, RESCALED
 from l2o._door import HINT
 from l2o._files import check_writable, write_whole
@@ -149,6 +150,7 @@ def load(
     path = _weights.resolve(name_or_path)
     leaves, header = _weights.read(path)
     told = _contents.decoded(header, path)
+    counts(horizon=horizon)
     if beyond is not None:
         check_how(beyond)
     _warn_if_far(name_or_path, told, horizon, gradients, beyond)
