@@ -124,7 +124,6 @@ def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold",
     **Raises:** `ValueError` for another `how`, a `horizon` that is no positive whole number, and for a rule that is neither an
     `l2o.AbstractFlat` nor a `Partitioned` of such.
     """
-    check_how(how)
     optimizer = bare(optimizer)
     if isinstance(optimizer, Partitioned):
         names = [name, *[None] * (len(optimizer.parts) - 1)]  # one warning for all
