@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from l2o import _door, _events
+from l2o._described import Described
 from l2o._files import check_writable, subfolder, write_whole
-from l2o._fingerprint import Described
 
 _CHECKPOINT = re.compile(r"([1-9][0-9]{0,14}|0)\.safetensors")
 _HEADER_BYTES = 2**26

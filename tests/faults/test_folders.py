@@ -1,13 +1,21 @@
 """Run folders: names stay in them, one run at a time is in them, and nothing is resumed but what was started."""
 
+import argparse
+import enum
 import errno
 import json
+import operator
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections import deque
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -22,7 +30,7 @@ from fakes import Descent, Momentum, bowl, bowls, tiny_lstm
 
 import l2o
 from l2o import _checkpoint, _files, comparison, report, results
-from l2o._fingerprint import Unfingerprintable, fingerprint
+from l2o._fingerprint import Fingerprints, Unfingerprintable, fingerprint
 from l2o._names import file_name
 from l2o.estimators.bptt import BPTT
 from l2o.tuning import Search
@@ -636,11 +644,67 @@ def test_w1_a_fingerprint_is_that_of_any_process(tmp_path):
 
 def test_w1_what_has_no_fingerprint_is_named():
     generator = (i for i in range(3))
-    with pytest.raises(Unfingerprintable, match=r"^mine\.<lambda>\.generator is a generator\.$"):
+    with pytest.raises(Unfingerprintable, match=r"^mine\.<lambda>\.generator is a generator, which is another"):
         fingerprint(lambda: generator, "mine")
     rng = np.random.default_rng(0)
     with pytest.raises(Unfingerprintable, match=r"mine\['a'\]\[1\] is a numpy.*Generator"):
         fingerprint({"a": (1, rng)}, "mine")
+
+
+def test_w1_functions_that_call_each_other_have_fingerprints_of_their_own():
+    """Whichever of them is met first, and however many call however many."""
+    n = 14
+    calls = "+".join(f"f{j}(x)" for j in range(n))
+    space = {"__name__": "mine"}
+    exec("\n".join(f"def f{i}(x): return {calls} + {i}" for i in range(n)), space)
+    functions = [space[f"f{i}"] for i in range(n)]
+    there, back = Fingerprints(), Fingerprints()
+    prints = [there.of(f) for f in functions]
+    assert prints == [back.of(f) for f in functions[::-1]][::-1] == [fingerprint(f) for f in functions]
+    assert len(set(prints)) == n
+
+
+def test_w1_all_that_decides_counts():
+    """Attributes of functions, of metaclasses, values of enumerations, and what objects say that they are made of."""
+
+    def scaled(x):
+        return x * scaled.scale
+
+    def kind(value):
+        meta = type("Meta", (type,), {"scale": value})
+        return meta("Kind", (), {})
+
+    def choice(value):
+        return enum.Enum("Choice", {"ONE": value}).ONE
+
+    scaled.scale = 1.0
+    before = fingerprint(scaled)
+    scaled.scale = 2.0
+    assert fingerprint(scaled) != before
+    pairs = [(kind(1), kind(2)), (choice(1), choice(2))]
+    for make in (
+        operator.itemgetter,
+        Fraction,
+        Decimal,
+        timedelta,
+        lambda n: SimpleNamespace(a=n),
+        lambda n: deque([n]),
+    ):
+        assert fingerprint(make(1)) == fingerprint(make(1))
+        pairs.append((make(1), make(2)))
+    assert all(fingerprint(one) != fingerprint(other) for one, other in pairs)
+
+
+def test_w1_of_parsed_arguments_those_count_that_are_read():
+    def family(arguments):
+        return lambda key: arguments.hidden
+
+    def whole(arguments):
+        return lambda key: vars(arguments)
+
+    first, again, other = (argparse.Namespace(hidden=h, resume=r) for h, r in [(1, False), (1, True), (2, False)])
+    assert fingerprint(family(first)) == fingerprint(family(again)) != fingerprint(family(other))
+    assert fingerprint(whole(first)) != fingerprint(whole(again))
 
 
 # Any name works in every output

@@ -319,21 +319,26 @@ def table(folder):
     return json.dumps(numbers(results.load(folder)))
 
 
-def test_b8_a_comparison_killed_ten_times_goes_on_to_the_same_table(tmp_path):
+def test_b8_a_comparison_killed_thirty_times_goes_on_to_the_same_table(tmp_path):
+    """SIGKILL at 30 random moments, most of them after something was written; folders that are done are left for new ones."""
     rng = random.Random(5)
-    for _ in range(10):
-        process = start("killable_comparison.py", tmp_path / "killed")
-        before, started = len(list((tmp_path / "killed").rglob("*"))), time.monotonic()
-        while (
-            len(list((tmp_path / "killed").rglob("*"))) <= before
-            and process.poll() is None
-            and time.monotonic() - started < 60
-        ):
+    finish(start("killable_comparison.py", tmp_path / "whole"))
+    expected = table(tmp_path / "whole")
+    num_kills, folders = 0, [tmp_path / "killed-0"]
+    while num_kills < 30:
+        process = start("killable_comparison.py", folders[-1])
+        files, started = len(list(folders[-1].rglob("*"))), time.monotonic()
+        while len(list(folders[-1].rglob("*"))) <= files and process.poll() is None and time.monotonic() - started < 60:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1.0))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    for name in ("killed", "whole"):
-        finish(start("killable_comparison.py", tmp_path / name))
-    assert table(tmp_path / "killed") == table(tmp_path / "whole")
-    assert not list((tmp_path / "killed").rglob("*.part"))
+        if process.returncode == -signal.SIGKILL:
+            num_kills += 1
+        else:
+            assert process.returncode == 0
+            folders.append(tmp_path / f"killed-{len(folders)}")
+    finish(start("killable_comparison.py", folders[-1]))
+    for folder in folders:
+        assert table(folder) == expected
+        assert not list(folder.rglob("*.part"))
