@@ -23,8 +23,8 @@ def runs():
     import jax
 
     import l2o
-    from l2o.architectures import lstm
-    from l2o.estimators.bptt import BPTT
+    from l2o.meta.estimators.bptt import BPTT
+    from l2o.optimizers import lstm
     from l2o.tasks import mlp, quadratic
 
     key = jax.random.key(0)

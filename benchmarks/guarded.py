@@ -42,8 +42,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 import l2o
-from l2o import _plugins
-from l2o._files import write_whole
+from l2o.core import plugins
+from l2o.io.files import write_whole
 from l2o.tasks import landscape
 
 RESULTS = Path(__file__).parent / "results"
@@ -133,10 +133,10 @@ def any_landscape(key):
 def cases(num_tasks, work, only=None, long=LONG):
     """(family's name, variant, family, horizon, number of tasks), the cheapest first."""
     found = []
-    for name in _plugins.names("tasks"):
+    for name in plugins.names("tasks"):
         if only and name not in only:
             continue
-        module = _plugins.get("tasks", name)
+        module = plugins.get("tasks", name)
         make = functools.partial(module.family, **SMALL.get(name, {}))
         family = any_landscape if name == "landscape" else make()
         tiny = module.family(**TINY[name]) if name in TINY else family

@@ -23,7 +23,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import l2o
-from l2o.architectures import lstm
+from l2o.optimizers import lstm
 from l2o.tasks import mlp
 
 LENGTH = 20

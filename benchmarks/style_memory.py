@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import optax
 
 import l2o
-from l2o.architectures import lstm
-from l2o.estimators.bptt import BPTT
+from l2o.meta.estimators.bptt import BPTT
+from l2o.optimizers import lstm
 from l2o.tasks import style
 
 FORMS = {"Stored": l2o.Stored(), "Blocks": l2o.Blocks(), "Sampled(0.25)": l2o.Sampled(0.25)}

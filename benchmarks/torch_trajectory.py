@@ -32,8 +32,7 @@ import optax
 import torch
 
 import l2o
-import l2o.data
-from l2o._files import write_whole
+from l2o.io.files import write_whole
 from l2o.torch import LearnedOptimizer, load_weights
 
 RESULTS = Path(__file__).parent / "results"

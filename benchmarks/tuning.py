@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import l2o
-from l2o import _devices
+from l2o.core import parallel
+from l2o.evaluation.tuning import final_losses
 from l2o.tasks import mlp
-from l2o.tuning import final_losses
 
 HORIZON = 100
 OPTIONS = {"horizon": HORIZON, "final_steps": 10}
@@ -58,7 +58,7 @@ def main():
     key = jax.random.key(0)
     keys = jax.random.split(key, arguments.seeds)
     num = arguments.rates * arguments.seeds
-    devices = _devices.share(len(keys))
+    devices = parallel.share(len(keys))
 
     tuned, by_tune = seconds_of(lambda: l2o.tune(make, rates, family, num_tasks=len(keys), key=key, **OPTIONS))
 
@@ -73,7 +73,7 @@ def main():
     print(f"by hand: tune {by_tune:.1f} s, single runs {singly:.1f} s, compiling included")
 
     def compiled(rates, keys, device):
-        inputs = _devices.put((jnp.asarray(rates, jnp.float32), family, keys), device)
+        inputs = parallel.put((jnp.asarray(rates, jnp.float32), family, keys), device)
         return eqx.filter_jit(final_losses).lower(make, *inputs, **OPTIONS).compile(), inputs
 
     shares = [compiled(rates, k, d) for k, d in zip(keys.reshape(len(devices), -1), devices, strict=True)]
@@ -83,7 +83,7 @@ def main():
     floor = products_alone(arguments.rates)
 
     def at_once():
-        runs = _devices.run_on_each(lambda program, inputs: program(make, *inputs, **OPTIONS), shares)
+        runs = parallel.run_on_each(lambda program, inputs: program(make, *inputs, **OPTIONS), shares)
         return np.concatenate([np.asarray(r) for r in runs], axis=1)
 
     def one_by_one():

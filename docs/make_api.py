@@ -4,21 +4,12 @@ import inspect
 from pathlib import Path
 
 import l2o
-from l2o import (
-    _plugins,
-    comparison,
-    costs,
-    pretrained,
-    recording,
-    report,
-    results,
-    states,
-    statistics,
-    summary,
-    surrogates,
-)
-from l2o.architectures import lstm
-from l2o.imitation import Imitation
+from l2o import report
+from l2o.core import plugins
+from l2o.evaluation import analysis, comparison, costs, records, statistics, surrogates
+from l2o.meta import recording
+from l2o.meta.imitation import Imitation
+from l2o.optimizers import lstm, pretrained, states
 from l2o.tasks import lasso
 
 PAGE = Path(__file__).parent / "api.md"
@@ -32,20 +23,20 @@ def page() -> str:
         lines.append(f"| `l2o.{name}` | {first_line(f'l2o.{name}', getattr(l2o, name))} |")
     kinds = {"tasks": "family", "architectures": "build", "estimators": "build", "suites": "panels"}
     for kind, member in kinds.items():
-        for name in _plugins.names(kind):
-            found = getattr(_plugins.get(kind, name), member)
+        for name in plugins.names(kind):
+            found = getattr(plugins.get(kind, name), member)
             lines.append(f"| `l2o.{kind}.{name}.{member}` | {first_line(f'{kind}.{name}', found)} |")
     for found in (
         comparison.compare,
-        results.load,
-        results.Comparison,
-        results.Record,
-        summary.rows,
-        summary.table,
-        summary.write_table,
-        summary.ratio_to_best,
-        summary.overall,
-        summary.pay_back,
+        records.load,
+        records.Comparison,
+        records.Record,
+        analysis.rows,
+        analysis.table,
+        analysis.write_table,
+        analysis.ratio_to_best,
+        analysis.overall,
+        analysis.pay_back,
         statistics.mean_band,
         statistics.interquartile_mean,
         statistics.stratified,

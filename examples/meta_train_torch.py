@@ -7,8 +7,8 @@ import optax
 import torch
 
 import l2o
-from l2o.architectures import lstm
-from l2o.recording import RecordedLoop
+from l2o.meta.recording import RecordedLoop
+from l2o.optimizers import lstm
 from l2o.torch import LearnedOptimizer
 
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import optax
 
 import l2o
-from l2o.architectures import lstm
-from l2o.estimators.bptt import BPTT
+from l2o.meta.estimators.bptt import BPTT
+from l2o.optimizers import lstm
 
 l2o.use_all_cores()
 

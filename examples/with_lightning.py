@@ -2,7 +2,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-import l2o.data
+import l2o
 import l2o.torch
 
 images = l2o.data.load("mnist_sample")

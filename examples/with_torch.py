@@ -1,6 +1,6 @@
 import torch
 
-import l2o.data
+import l2o
 from l2o.torch import LearnedOptimizer  # JAX is not imported
 
 images = l2o.data.load("mnist_sample")

@@ -18,9 +18,9 @@ import optax
 from _teacher import together
 
 import l2o
-from l2o import comparison, tuning
-from l2o._files import write_whole
-from l2o.baselines import Baseline
+from l2o.evaluation import comparison, tuning
+from l2o.io.files import write_whole
+from l2o.optimizers.baselines import Baseline
 
 RULES = {
     "adam": lambda rate, momentum: optax.adam(rate, b1=momentum),

@@ -16,8 +16,8 @@ import optax
 from _teacher import together
 
 import l2o
-from l2o import explanation
-from l2o.architectures import lstm
+from l2o.evaluation import explanation
+from l2o.optimizers import lstm
 
 
 class Fit(NamedTuple):

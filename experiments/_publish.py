@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import l2o
-from l2o import report, results, summary
-from l2o._files import write_whole
+from l2o import report
+from l2o.evaluation import analysis
+from l2o.evaluation import records as results
+from l2o.io.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -52,7 +54,7 @@ def publish(
             found.records[panel].update(records)
     tables = folder / "published"
     tables.mkdir(exist_ok=True)
-    summary.write_table(found, tables)
+    analysis.write_table(found, tables)
     ratios = tables / "ratios.csv"
     write_rows(ratios, [row for panel in found.panels for row in ratio_rows(found, panel, teachers or {})])
     print(ratios.read_text())
@@ -90,7 +92,7 @@ def ratio_rows(found: results.Comparison, panel: str, teachers: Mapping[str, str
         for step in sorted({setting.horizon, setting.run_to}):
             for against, beside in zip(AGAINST, names, strict=True):
                 if beside:
-                    best, ratio, low, high = summary.ratio_to_best(records, optimizer, step, setting.window, beside)
+                    best, ratio, low, high = analysis.ratio_to_best(records, optimizer, step, setting.window, beside)
                     yield {
                         "panel": panel,
                         "optimizer": optimizer,

@@ -41,9 +41,9 @@ from _imitation import Fit, Plan, imitate, student, students
 from _teacher import annealed, momentum, together
 
 import l2o
-from l2o import comparison, tuning
-from l2o.baselines import PAPER_BASELINES
-from l2o.suites import paper
+from l2o.evaluation import comparison, tuning
+from l2o.evaluation.suites import paper
+from l2o.optimizers.baselines import PAPER_BASELINES
 from l2o.tasks import convnet
 
 SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-cifar.safetensors"

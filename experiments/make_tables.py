@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from sklearn import datasets
 
-import l2o.data
-from l2o.data._formats import write_npz
+import l2o
+from l2o.io.data._formats import write_npz
 
 SAMPLES = Path(l2o.data.__file__).parent / "samples"
 TABLES = {

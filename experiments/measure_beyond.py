@@ -22,9 +22,10 @@ import numpy as np
 import safetensors.numpy
 
 import l2o
-from l2o import _plugins, _weights, horizons
-from l2o._beyond import silenced
-from l2o._files import write_whole
+from l2o.core import horizons, plugins
+from l2o.core.optimizer import silenced
+from l2o.io import weights as _weights
+from l2o.io.files import write_whole
 
 RESULTS = Path(__file__).parent / "results" / "beyond.csv"
 COLUMNS = ["optimizer", "problem", "own", "framework", "beyond", "horizon", "run", "start", "at_1", "at_2", "at_10"]
@@ -102,7 +103,7 @@ def problems(name, quick):
         title = task + (
             f" ({', '.join(f'{k}={v}' for k, v in arguments.items() if v is not None)})" if arguments else ""
         )
-        yield title, _plugins.get("tasks", task).family(**arguments), is_own
+        yield title, plugins.get("tasks", task).family(**arguments), is_own
 
 
 TITLE = "## Beyond its horizon"

@@ -8,7 +8,7 @@ import argparse
 import jax
 
 import l2o
-from l2o import comparison, summary
+from l2o.evaluation import analysis, comparison
 from l2o.tasks import mlp, quadratic
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -49,6 +49,6 @@ for name, problem, family, horizon, window, num_tasks in CASES:
         tune_tasks=max(4, num_tasks // 4),
         measure_costs=False,
     ).records[problem]
-    learned = summary.loss_at(records[name], horizon, window).mean()
-    best, ratio, low, high = summary.ratio_to_best(records, name, horizon, window)
+    learned = analysis.loss_at(records[name], horizon, window).mean()
+    best, ratio, low, high = analysis.ratio_to_best(records, name, horizon, window)
     print(f"{name} on {problem}: {learned:.4g}, {ratio:.2f} [{low:.2f}, {high:.2f}] of {best}", flush=True)

@@ -10,7 +10,8 @@ licence stay. Up to a minute each, but 16 for `lstm-cifar`; full MNIST or CIFAR-
 import argparse
 
 import l2o
-from l2o import _plugins, _weights, scale
+from l2o.core import plugins, scale
+from l2o.io import weights as _weights
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("names", nargs="*", default=l2o.pretrained.names())
@@ -22,7 +23,7 @@ for name in arguments.names:
     options = dict(recipe.get("task_arguments", {}))
     if arguments.quick and "data" in options:
         options["data"] = "mnist_sample"
-    family = _plugins.get("tasks", recipe["task"]).family(**options)
+    family = plugins.get("tasks", recipe["task"]).family(**options)
     if arguments.quick:
         print(name, scale.measure(optimizer, family, horizon=recipe["horizon"]))
         continue

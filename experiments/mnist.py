@@ -35,9 +35,9 @@ from _publish import RESULTS, publish, teacher_of, write_rows
 from _teacher import together
 
 import l2o
-from l2o import comparison, results, summary, tuning
+from l2o.evaluation import analysis, comparison, records, tuning
+from l2o.evaluation.suites import paper
 from l2o.report.styles import all_optimizers, styles
-from l2o.suites import paper
 from l2o.tasks import mlp
 
 # What they imitated before anything else; the pair and `lstm-mnist` were then meta-trained further.
@@ -98,7 +98,7 @@ def main():
             tune_tasks=4,
             figures=False,  # one of all, below
         )
-        grid_figure(results.load(folder), folder / "grid.png", quick=arguments.quick)
+        grid_figure(records.load(folder), folder / "grid.png", quick=arguments.quick)
 
 
 def run(arguments, name, panels, key, *, num_tasks, tune_tasks, schedules=("constant",), budgets=None, figures=True):
@@ -170,7 +170,7 @@ def grid_figure(found, path, *, quick):
     """Final loss against the number of units, a column for each number of layers, a row for each start."""
     drawn_as = styles(all_optimizers(found))
     layers, units = (LAYERS[:2], UNITS[:1]) if quick else (LAYERS, UNITS)
-    means = {(row["panel"], row["optimizer"]): (row["mean"], row["mean_interval"]) for row in summary.table(found)}
+    means = {(row["panel"], row["optimizer"]): (row["mean"], row["mean_interval"]) for row in analysis.table(found)}
     size = (3.6 * len(layers), 6.4)
     fig, axes = plt.subplots(len(STARTS), len(layers), figsize=size, sharex=True, sharey="row", layout="constrained")
     for line, start in zip(axes, STARTS, strict=True):

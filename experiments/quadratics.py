@@ -35,12 +35,12 @@ from _publish import RESULTS, publish, write_rows
 from _teacher import by_annealing
 
 import l2o
-from l2o import comparison, summary
-from l2o._files import write_whole
-from l2o._inner import AbstractInnerProblem
-from l2o.architectures import lstm, ntm_bfgs
-from l2o.estimators.bptt import BPTT
-from l2o.suites import paper
+from l2o.evaluation import analysis, comparison
+from l2o.evaluation.suites import paper
+from l2o.io.files import write_whole
+from l2o.meta.estimators.bptt import BPTT
+from l2o.meta.problems import AbstractInnerProblem
+from l2o.optimizers import lstm, ntm_bfgs
 from l2o.tasks import quadratic
 
 GAC, NTM = "lstm-gac-quadratic", "ntm-bfgs-quadratic"
@@ -281,10 +281,10 @@ def measure(weights, folder, *, num_tasks, seed, quick):
 def ratios(records, step):
     """Mean and median loss at `step`, and the mean's ratio to that of the best of the paper's baselines."""
     for name, record in records.items():
-        losses = summary.loss_at(record, step)
+        losses = analysis.loss_at(record, step)
         finite = bool(np.isfinite(losses).all())
         low, high = l2o.bootstrap_interval(losses) if finite else (None, None)
-        best, *ratio = summary.ratio_to_best(records, name, step, names=l2o.baselines.PAPER_BASELINES)
+        best, *ratio = analysis.ratio_to_best(records, name, step, names=l2o.baselines.PAPER_BASELINES)
         yield {
             "step": step,
             "optimizer": name,

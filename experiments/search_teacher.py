@@ -45,9 +45,9 @@ from jax.flatten_util import ravel_pytree
 from train_mnist import blurred
 
 import l2o
-from l2o import statistics
-from l2o._files import write_whole
-from l2o._inner import begin
+from l2o.core.unroll import begin
+from l2o.evaluation import statistics
+from l2o.io.files import write_whole
 from l2o.tasks import convnet, mlp, quadratic
 from l2o.tasks import style as style_task
 

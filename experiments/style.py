@@ -51,9 +51,10 @@ from train_mnist import run
 from train_mnist_pair import late
 
 import l2o
-from l2o import comparison, results, scale
-from l2o.estimators.bptt import BPTT
-from l2o.suites import paper
+from l2o.core import scale
+from l2o.evaluation import comparison, records
+from l2o.evaluation.suites import paper
+from l2o.meta.estimators.bptt import BPTT
 from l2o.tasks import style
 
 matplotlib.use("Agg")
@@ -297,7 +298,7 @@ def pictures(arguments, key):
     else:
         photo, painting = (l2o.data.load_style(name, 64) for name in ("scream", "starry_night"))
         task = style.between(photo, painting)
-    found = results.load(arguments.folder / "style_64").records["style_64"]
+    found = records.load(arguments.folder / "style_64").records["style_64"]
     rows = {}
     for name, record in found.items():
         if record.learned:

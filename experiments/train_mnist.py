@@ -33,10 +33,11 @@ import optax
 from _teacher import annealed, momentum
 
 import l2o
-from l2o import comparison, report, summary
-from l2o.architectures import lstm
-from l2o.estimators.bptt import BPTT
-from l2o.imitation import Imitation
+from l2o import report
+from l2o.evaluation import analysis, comparison
+from l2o.meta.estimators.bptt import BPTT
+from l2o.meta.imitation import Imitation
+from l2o.optimizers import lstm
 from l2o.tasks import mlp
 
 SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-mnist.safetensors"
@@ -188,10 +189,10 @@ def main():
             tune_tasks=4 if arguments.quick else 20,
             search=l2o.Search(9 if arguments.quick else 17, rates=(1e-3, 10.0)),
         ).records
-        for row in summary.rows(records[name], [100, 200], window=10):
+        for row in analysis.rows(records[name], [100, 200], window=10):
             print(row)
         for step in (100, 200):
-            print(f"at step {step}:", summary.ratio_to_best(records[name], "lstm-mnist", step, window=10))
+            print(f"at step {step}:", analysis.ratio_to_best(records[name], "lstm-mnist", step, window=10))
         print(report.figure(records, arguments.folder / "curves.png", window=10))
 
 

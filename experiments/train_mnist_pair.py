@@ -27,7 +27,7 @@ from _teacher import momentum, through
 from train_mnist import blurred, facts, run, two_hundred_steps
 
 import l2o
-from l2o.estimators.bptt import BPTT
+from l2o.meta.estimators.bptt import BPTT
 from l2o.tasks import mlp
 
 SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-mnist-pair.safetensors"

@@ -12,9 +12,9 @@ import jax
 import optax
 
 import l2o
-from l2o import comparison, summary
-from l2o.architectures import lstm
-from l2o.estimators.bptt import BPTT
+from l2o.evaluation import analysis, comparison
+from l2o.meta.estimators.bptt import BPTT
+from l2o.optimizers import lstm
 from l2o.tasks import quadratic
 
 SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-quadratic.safetensors"
@@ -77,10 +77,10 @@ def main():
         search=l2o.Search(21),
     )
     for panel, records in results.records.items():
-        for row in summary.rows(records, [20, 50, 100, 200]):
+        for row in analysis.rows(records, [20, 50, 100, 200]):
             print(panel, row)
         for step in (100, 200):
-            print(f"{panel}, at step {step}:", summary.ratio_to_best(records, "lstm-quadratic", step))
+            print(f"{panel}, at step {step}:", analysis.ratio_to_best(records, "lstm-quadratic", step))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import numpy as np
 
 from l2o import Panel
-from l2o.costs import MetaTraining, StepCost
-from l2o.evaluation import Curves
-from l2o.results import Comparison, Record
-from l2o.tuning import Trial, Tuned
+from l2o.core.curves import Curves
+from l2o.evaluation.costs import MetaTraining, StepCost
+from l2o.evaluation.records import Comparison, Record
+from l2o.evaluation.tuning import Trial, Tuned
 
 RATES = np.geomspace(1e-3, 1.0, 4)
 

@@ -98,7 +98,7 @@ def bowls(key):
 
 
 def tiny_lstm(key=0, **arguments):
-    from l2o.architectures import lstm
+    from l2o.optimizers import lstm
 
     return lstm.build(jax.random.key(key), **{"num_layers": 1, "num_units": 3, **arguments})
 

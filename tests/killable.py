@@ -14,7 +14,7 @@ import numpy as np
 from fakes import Momentum, bowls
 
 import l2o
-from l2o.estimators.pes import PES
+from l2o.meta.estimators.pes import PES
 
 
 def slow(function):

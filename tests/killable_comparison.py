@@ -6,9 +6,9 @@ from pathlib import Path
 import jax
 
 import l2o
-from l2o import comparison
+from l2o.evaluation import comparison
+from l2o.evaluation.tuning import Search
 from l2o.tasks import quadratic, rosenbrock
-from l2o.tuning import Search
 
 folder = Path(sys.argv[1])
 l2o.use_all_cores(2)

@@ -11,8 +11,9 @@ import pytest
 from fakes import Descent, Momentum, Normalised, assert_trees_close, assert_trees_equal, bowl, bowls, tiny_lstm
 
 import l2o
-from l2o import horizons
-from l2o._beyond import bare, horizon_of, silenced
+from l2o.core import horizons
+from l2o.core.optimizer import silenced
+from l2o.optimizers.wrappers.beyond import bare, horizon_of
 
 HOWS = ("hold", "anneal", "fallback")
 

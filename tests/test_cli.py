@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from l2o import pretrained
+from l2o.optimizers import pretrained
 
 L2O = [sys.executable, "-c", "from l2o.cli import main; main()"]
 

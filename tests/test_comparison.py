@@ -18,11 +18,13 @@ import pytest
 from fakes import Descent, bowl, bowls, tiny_lstm
 
 import l2o
-from l2o import comparison, costs, pretrained, results, summary, tuning
-from l2o.costs import MetaTraining, StepCost
-from l2o.evaluation import Curves
-from l2o.results import Comparison, Record
-from l2o.tuning import Search
+from l2o.core.curves import Curves
+from l2o.evaluation import analysis, comparison, costs, tuning
+from l2o.evaluation import records as results
+from l2o.evaluation.costs import MetaTraining, StepCost
+from l2o.evaluation.records import Comparison, Record
+from l2o.evaluation.tuning import Search
+from l2o.optimizers import pretrained
 
 KEY = jax.random.key(0)
 SMALL = {"key": KEY, "num_tasks": 3, "tune_tasks": 2, "search": Search(5), "measure_costs": False}
@@ -43,7 +45,7 @@ PANELS = {
 
 def numbers(result):
     """Everything that is not a time."""
-    return [{k: v for k, v in row.items() if not k.startswith("ms_")} for row in summary.table(result)]
+    return [{k: v for k, v in row.items() if not k.startswith("ms_")} for row in analysis.table(result)]
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +335,7 @@ def synthetic(**losses):
 
 def test_speed_up_and_break_even_by_hand():
     made_up = synthetic(learned=1.0, fast=0.5, slow=0.1)
-    back = summary.pay_back(made_up, "p", "learned")
+    back = analysis.pay_back(made_up, "p", "learned")
     # 1 / (1 + 100) is reached by 1 / (1 + t / 2) at t = 200.
     assert (back.best, back.steps, back.speed_up) == ("fast", 200, 2.0)
     assert back.ratio == pytest.approx(51 / 101)
@@ -341,7 +343,7 @@ def test_speed_up_and_break_even_by_hand():
     meta = MetaTraining(seconds=50.0, num_episodes=100.0, num_steps=10_000.0)
     prices = {"learned": StepCost(1.5, 1.0, 100, 10), "fast": StepCost(1.0, 0.1, 10, 10)}
     priced = made_up._replace(costs={"p": prices}, meta_training={"learned": meta})
-    back = summary.pay_back(priced, "p", "learned")
+    back = analysis.pay_back(priced, "p", "learned")
     assert back.against_tuned.steps == 10_000 / (200 - 100)
     assert back.against_tuned.seconds == pytest.approx(50 / (200 * 1e-3 - 100 * 1.5e-3))
     ours = costs.against_tuning(meta, *prices.values(), horizon=100, num_trials=11)
@@ -350,19 +352,19 @@ def test_speed_up_and_break_even_by_hand():
 
 
 def test_what_is_never_reached_is_a_bound_and_what_loses_never_pays():
-    out_of_reach = summary.pay_back(synthetic(learned=10.0, slow=0.1), "p", "learned")
+    out_of_reach = analysis.pay_back(synthetic(learned=10.0, slow=0.1), "p", "learned")
     assert out_of_reach.steps is None
     assert out_of_reach.speed_up == 2.0
     prices = {"learned": StepCost(1.0, 1.0, 1, 1), "fast": StepCost(1.0, 1.0, 1, 1)}
     meta = {"learned": MetaTraining(1.0, 1.0, 1.0)}
     loses = synthetic(learned=0.1, fast=1.0)._replace(costs={"p": prices}, meta_training=meta)
-    assert summary.pay_back(loses, "p", "learned").against_tuned == (np.inf, np.inf)
+    assert analysis.pay_back(loses, "p", "learned").against_tuned == (np.inf, np.inf)
 
 
 def test_overall_counts_wins_losses_and_divergence():
     made_up = synthetic(learned=1.0, learned_worse=0.2, fast=0.5)
     made_up.records["p"]["learned_bad"] = Record(Curves(np.full((10, 201), np.nan), {}), learned=True)
-    table = summary.overall(made_up)
+    table = analysis.overall(made_up)
     assert table["learned"].ratio.value == pytest.approx(51 / 101, rel=0.05)
     assert table["learned"].improvement.value == 1.0
     assert (table["learned"].num_won, table["learned"].num_lost) == (1, 0)
@@ -374,7 +376,7 @@ def test_overall_counts_wins_losses_and_divergence():
 
 
 def test_tables_are_written_tidy(tmp_path, small):
-    summary.write_table(small, tmp_path)
+    analysis.write_table(small, tmp_path)
     rows = json.loads((tmp_path / "table.json").read_text())
     assert {(r["panel"], r["optimizer"], r["step"]) for r in rows} == {
         (p, o, s) for p, steps in (("bowl", (6, 9)), ("noisy/bowl", (6,))) for o in small.records[p] for s in steps

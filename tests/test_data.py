@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 import l2o
-import l2o.data
-from l2o.data._formats import read_cifar10_folder, read_idx, read_npz, write_npz
-from l2o.data._sources import SOURCES
+from l2o.io.data._formats import read_cifar10_folder, read_idx, read_npz, write_npz
+from l2o.io.data._sources import SOURCES
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import l2o
-from l2o import _devices
+from l2o.core import parallel
 
 SCRIPT = """
 import dataclasses
@@ -19,7 +19,7 @@ import jax, jax.numpy as jnp, numpy as np, optax
 import l2o
 l2o.use_all_cores(2)
 from fakes import Descent, bowl, bowls
-from l2o.estimators.bptt import BPTT
+from l2o.meta.estimators.bptt import BPTT
 
 devices, key = jax.local_devices(), jax.random.key(0)
 assert len(devices) == 2
@@ -58,7 +58,7 @@ def test_two_devices_give_what_one_gives():
     ("num_items", "num_devices", "expected"), [(4, 2, 2), (3, 2, 1), (1, 4, 1), (6, 4, 3), (8, 4, 4)]
 )
 def test_items_are_shared_evenly(num_items, num_devices, expected):
-    assert len(_devices.share(num_items, jax.local_devices() * num_devices)) == expected
+    assert len(parallel.share(num_items, jax.local_devices() * num_devices)) == expected
 
 
 def test_it_is_too_late_once_jax_has_started():
@@ -78,7 +78,7 @@ def test_jit_for_now_compiles_once_and_frees_what_it_compiled():
 
     traced, x, y = [], jnp.ones(()), jnp.zeros(())
     before = num_programs()
-    jitted = _devices.jit_for_now(scaled)
+    jitted = parallel.jit_for_now(scaled)
     results = [jitted(x, 2), jitted(y, 2), jitted(x, 3)]
     assert traced == [2, 3]
     assert num_programs() == before + 2

@@ -11,9 +11,9 @@ from fakes import Descent, bowl
 from jaxtyping import Array, Float
 
 import l2o
-from l2o.estimators.bptt import BPTT
-from l2o.estimators.pes import PES
-from l2o.recording import RecordedLoop
+from l2o.meta.estimators.bptt import BPTT
+from l2o.meta.estimators.pes import PES
+from l2o.meta.recording import RecordedLoop
 
 HORIZON = 4
 THETA = 0.5

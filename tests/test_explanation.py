@@ -12,7 +12,8 @@ import optax
 import pytest
 
 import l2o
-from l2o import explanation, report, surrogates
+from l2o import report
+from l2o.evaluation import explanation, surrogates
 from l2o.tasks import quadratic
 
 HORIZON = 40

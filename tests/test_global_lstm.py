@@ -8,8 +8,7 @@ import pytest
 from fakes import assert_trees_close, assert_trees_equal, regression, tiny_lstm
 
 import l2o
-from l2o import pretrained
-from l2o.architectures import lstm
+from l2o.optimizers import lstm, pretrained
 
 KEY = jax.random.key(0)
 NUM = 6
@@ -135,7 +134,7 @@ def test_the_torch_twin_takes_the_same_steps_and_keeps_the_same_state(dtype):
 
 def test_states_go_both_ways_between_jax_and_torch(tmp_path):
     torch = pytest.importorskip("torch")
-    from l2o import states
+    from l2o.optimizers import states
     from l2o.torch import LearnedOptimizer, load_state, save_state
 
     optimizer = tiny_lstm(num_global=2)

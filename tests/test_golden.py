@@ -7,7 +7,7 @@ import optax
 from fakes import Affine, bowl
 
 import l2o
-from l2o.estimators.bptt import BPTT
+from l2o.meta.estimators.bptt import BPTT
 
 
 def test_one_meta_step_on_x_squared():

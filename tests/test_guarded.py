@@ -13,7 +13,7 @@ from fakes import Descent, assert_trees_close, assert_trees_equal, bowl, bowls, 
 from jaxtyping import Array, Float
 
 import l2o
-from l2o.guarded import Reason
+from l2o.optimizers.wrappers.guarded import Reason
 
 KEY = jax.random.key(0)
 SGD, SLOW = optax.sgd(0.05), optax.sgd(1e-3)

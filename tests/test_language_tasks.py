@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-import l2o.data
+import l2o
 from l2o.tasks import _characters, char_rnn, transformer
 
 KEY = jax.random.key(0)

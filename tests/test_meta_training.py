@@ -18,7 +18,7 @@ import pytest
 from fakes import Affine, Descent, Momentum, assert_trees_close, assert_trees_equal, bowl, bowls
 
 import l2o
-from l2o.estimators.bptt import BPTT
+from l2o.meta.estimators.bptt import BPTT
 
 KEY = jax.random.key(0)
 SMALL = Descent(jnp.log(jnp.asarray(0.01, jnp.float32)))

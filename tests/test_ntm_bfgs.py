@@ -9,8 +9,7 @@ from fakes import assert_trees_close
 from test_global_lstm import assert_first_order
 
 import l2o
-from l2o import pretrained
-from l2o.architectures import ntm_bfgs
+from l2o.optimizers import ntm_bfgs, pretrained
 from l2o.tasks import quadratic
 
 KEY = jax.random.key(0)

@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 from test_inner import LENGTH, meta_gradient, objective, obvious
 
 import l2o
-from l2o import pretrained
-from l2o.estimators.bptt import BPTT
+from l2o.meta.estimators.bptt import BPTT
+from l2o.optimizers import pretrained
 from l2o.tasks import convnet
 
 KEY = jax.random.key(0)

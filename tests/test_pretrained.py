@@ -15,7 +15,9 @@ import safetensors.numpy
 from fakes import Descent, assert_trees_equal, bowl, bowls, tiny_lstm
 
 import l2o
-from l2o import comparison, pretrained, scale
+from l2o.core import scale
+from l2o.evaluation import comparison
+from l2o.optimizers import pretrained
 from l2o.tasks import mlp, quadratic
 
 

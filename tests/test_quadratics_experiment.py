@@ -11,7 +11,7 @@ import pytest
 from fakes import assert_trees_close, tiny_lstm
 
 import l2o
-from l2o.architectures import ntm_bfgs
+from l2o.optimizers import ntm_bfgs
 from l2o.tasks import quadratic
 
 KEY = jax.random.key(0)

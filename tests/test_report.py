@@ -13,7 +13,8 @@ import pytest
 from comparisons import awkward, comparison, decay, record, three_panels, tuned
 
 import l2o
-from l2o import report, summary
+from l2o import report
+from l2o.evaluation import analysis
 from l2o.report import curves, images, text
 from l2o.report.page_data import page_data
 from l2o.report.quantities import duration, listed, memory, number, solves
@@ -117,7 +118,7 @@ def test_steps_that_the_baseline_needs():
 
 def test_verdicts_count_as_the_overall_table_does():
     for found in (three_panels(), awkward()):
-        judged, overall = summary.verdicts(found), summary.overall(found)
+        judged, overall = analysis.verdicts(found), analysis.overall(found)
         for name, row in overall.items():
             outcomes = [v.outcome for v in judged[name].values()]
             assert (outcomes.count("won"), outcomes.count("lost")) == (row.num_won, row.num_lost)
@@ -296,7 +297,7 @@ def test_tables_show_the_rows():
     (losses,) = [t for i, t in parsed.tables.items() if t[0][0] == "optimizer" and "mean @ 20" in t[0]][:1]
     assert losses[0][-3:] == ["accuracy @ 40", "diverged", "setting"]
     by_name = {row[0]: row for row in losses[1:]}
-    row = summary.rows(three_panels().records["easy"], [20])[2]
+    row = analysis.rows(three_panels().records["easy"], [20])[2]
     assert by_name["adam"][2].startswith(number(row["mean"]) + " [")
     assert by_name["adam"][1] == "best baseline"
     assert by_name["fast"][1].startswith("0.5 ●")
@@ -373,7 +374,7 @@ class _SignDescent(l2o.AbstractLearnedOptimizer):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A comparison that was really run, with two panels whose names make one file name."""
-    from l2o.comparison import compare
+    from l2o.evaluation.comparison import compare
 
     folder = tmp_path_factory.mktemp("comparison")
     task = l2o.FunctionTask(lambda key: jax.random.normal(key, (3,)), lambda x, key: jnp.sum(x**2))

@@ -8,7 +8,8 @@ import pytest
 from fakes import Momentum, tiny_lstm
 
 import l2o
-from l2o import pretrained, scale, states
+from l2o.core import scale
+from l2o.optimizers import pretrained, states
 
 KEY = jax.random.key(0)
 PARAMS = {"w": jnp.array([0.3, -2.0]), "b": jnp.array([1.0])}

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 import l2o
-from l2o import statistics
+from l2o.evaluation import statistics
 
 
 def sample_normal(rng, num):

@@ -4,22 +4,22 @@ import jax
 import pytest
 
 import l2o
-from l2o import _plugins
-from l2o.data import _load
+from l2o.core import plugins
+from l2o.io.data import _load
 
-SUITES = _plugins.names("suites")
-PANELS = [(suite, name) for suite in SUITES for name in _plugins.get("suites", suite).panels(True)]
+SUITES = plugins.names("suites")
+PANELS = [(suite, name) for suite in SUITES for name in plugins.get("suites", suite).panels(True)]
 
 
 def test_there_are_some():
     assert {"convex", "landscapes", "language"} <= set(SUITES)
     with pytest.raises(ValueError, match=r"No suite named 'nope'\. Suites: .*convex.*landscapes"):
-        _plugins.get("suites", "nope")
+        plugins.get("suites", "nope")
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_quick_panels_are_the_same_problems_made_small(suite):
-    quick, full = (_plugins.get("suites", suite).panels(is_quick) for is_quick in (True, False))
+    quick, full = (plugins.get("suites", suite).panels(is_quick) for is_quick in (True, False))
     assert list(quick) == [name for name in full if name in quick]  # those whose data do not ship are left out
     for name in quick:
         assert quick[name].horizon <= full[name].horizon
@@ -29,7 +29,7 @@ def test_quick_panels_are_the_same_problems_made_small(suite):
 @pytest.mark.parametrize("is_quick", [True, False])
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_panel_says_where_it_comes_from_and_has_sane_steps(suite, is_quick):
-    panels = _plugins.get("suites", suite).panels(quick=is_quick)
+    panels = plugins.get("suites", suite).panels(quick=is_quick)
     assert panels
     for name, panel in panels.items():
         assert name.isidentifier()  # it becomes part of file names
@@ -48,5 +48,5 @@ def test_quick_panels_pass_the_check_with_nothing_but_the_package(suite, name, m
     monkeypatch.delenv("L2O_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(_load, "_download", no_network)
-    panel = _plugins.get("suites", suite).panels(quick=True)[name]
+    panel = plugins.get("suites", suite).panels(quick=True)[name]
     l2o.check_family(panel.make(), jax.random.key(0), num_tasks=2)

@@ -14,7 +14,7 @@ from fakes import tiny_lstm
 from torch_nets import SHIPPED, both, drift, in_jax, in_torch, parameter, unflatten
 
 import l2o
-from l2o import pretrained
+from l2o.optimizers import pretrained
 
 torch = pytest.importorskip("torch")
 

@@ -10,8 +10,8 @@ import torch_nets
 from fakes import Normalised, assert_trees_close, tiny_lstm
 
 import l2o
-from l2o import pretrained
-from l2o.recording import RecordedLoop, meta_gradient
+from l2o.meta.recording import RecordedLoop, meta_gradient
+from l2o.optimizers import pretrained
 
 torch = pytest.importorskip("torch")
 

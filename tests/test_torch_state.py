@@ -12,7 +12,7 @@ from fakes import tiny_lstm
 from torch_nets import SHIPPED, both, drift, in_jax, in_torch, parameter
 
 import l2o
-from l2o import pretrained, states
+from l2o.optimizers import pretrained, states
 
 torch = pytest.importorskip("torch")
 

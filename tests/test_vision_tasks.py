@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from safetensors.numpy import save_file
 
 import l2o
-from l2o.suites import paper, transfer, vision
+from l2o.evaluation.suites import paper, transfer, vision
 from l2o.tasks import _images, _layers, _vgg, convnet, mlp, resnet, style
 
 KEY = jax.random.key(0)

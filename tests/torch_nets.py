@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import l2o
-from l2o import pretrained
+from l2o.optimizers import pretrained
 
 torch = pytest.importorskip("torch")
 

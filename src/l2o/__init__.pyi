@@ -1,45 +1,49 @@
-from . import baselines as baselines
-from . import data as data
-from . import pretrained as pretrained
-from ._beyond import Beyond, CoordinatewiseBeyond, beyond
-from ._devices import use_all_cores
-from ._inner import (
-    AbstractInnerProblem,
-    Blocks,
-    InnerState,
-    InnerTraining,
-    Sampled,
-    SecondOrder,
-    Stored,
-    begin,
-    start,
-    unroll,
-)
-from ._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer
-from ._panel import Panel
-from ._task import AbstractTask, FunctionTask, TaskFamily, check_family
-from .chained import Chained, chain
-from .estimators import AbstractGradientEstimator, Estimate
-from .evaluation import Curves, evaluate, loss_curves
-from .explanation import Explanation, explain
-from .guarded import Guarded
-from .meta_training import MetaTrained, Validation, default_outer_optimizer, meta_train
-from .mixture import Mixture
-from .partitioned import Partitioned
-from .pretrained import load
-from .random_scaling import RandomScaling
-from .rescaled import Rescaled
-from .statistics import bootstrap_interval, ratio_interval
-from .tuning import Search, Trial, Tuned, tune
+from . import tasks as tasks
+from .core.curves import Curves, evaluate, loss_curves
+from .core.inner_loop import InnerState, InnerStep
+from .core.meta_gradient.forms import AbstractMetaGradient, Blocks, Sampled, SecondOrder, Stored
+from .core.optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer
+from .core.parallel import use_all_cores
+from .core.task import AbstractTask, FunctionTask, TaskFamily, check_family
+from .core.unroll import begin, start, unroll
+from .evaluation.comparison import compare
+from .evaluation.explanation import Explanation, explain
+from .evaluation.panel import Panel
+from .evaluation.statistics import bootstrap_interval, ratio_interval
+from .evaluation.tuning import Search, Trial, Tuned, tune
+from .io import data as data
+from .meta.estimators import AbstractGradientEstimator, Estimate
+from .meta.estimators.bptt import BPTT
+from .meta.estimators.mixture import Mixture
+from .meta.estimators.pes import PES
+from .meta.imitation import Imitation
+from .meta.problems import AbstractInnerProblem, InnerTraining
+from .meta.train import MetaTrained, Validation, default_outer_optimizer, meta_train
+from .optimizers import baselines as baselines
+from .optimizers import pretrained as pretrained
+from .optimizers.lstm import LSTM
+from .optimizers.ntm_bfgs import NTMBFGS
+from .optimizers.pretrained import load, save
+from .optimizers.wrappers.beyond import Beyond, CoordinatewiseBeyond, beyond
+from .optimizers.wrappers.chain import Chained, chain
+from .optimizers.wrappers.guarded import Guarded
+from .optimizers.wrappers.partitioned import Partitioned
+from .optimizers.wrappers.rescaled import Rescaled
+from .tasks.transforms import RandomScaling
 
 __version__: str
 
 __all__ = [
+    "BPTT",
+    "LSTM",
+    "NTMBFGS",
+    "PES",
     "AbstractCoordinatewise",
     "AbstractFlat",
     "AbstractGradientEstimator",
     "AbstractInnerProblem",
     "AbstractLearnedOptimizer",
+    "AbstractMetaGradient",
     "AbstractTask",
     "Beyond",
     "Blocks",
@@ -50,7 +54,9 @@ __all__ = [
     "Explanation",
     "FunctionTask",
     "Guarded",
+    "Imitation",
     "InnerState",
+    "InnerStep",
     "InnerTraining",
     "MetaTrained",
     "Mixture",
@@ -72,6 +78,7 @@ __all__ = [
     "bootstrap_interval",
     "chain",
     "check_family",
+    "compare",
     "data",
     "default_outer_optimizer",
     "evaluate",
@@ -81,7 +88,9 @@ __all__ = [
     "meta_train",
     "pretrained",
     "ratio_interval",
+    "save",
     "start",
+    "tasks",
     "tune",
     "unroll",
     "use_all_cores",

@@ -9,8 +9,8 @@ import pytest
 from fakes import assert_trees_close, assert_trees_equal, bowls, regression
 
 import l2o
-from l2o import _plugins
-from l2o.estimators.bptt import BPTT
+from l2o.core import plugins
+from l2o.meta.estimators.bptt import BPTT
 
 KEY = jax.random.key(0)
 
@@ -19,10 +19,10 @@ KEY = jax.random.key(0)
 OTHERS = [("lstm", {"num_global": 5}), ("ntm_bfgs", {"memory_pairs": 5}), ("ntm_bfgs", {"preset": "paper"})]
 
 
-@pytest.fixture(params=[*((name, {}) for name in _plugins.names("architectures")), *OTHERS], ids=str, scope="module")
+@pytest.fixture(params=[*((name, {}) for name in plugins.names("optimizers")), *OTHERS], ids=str, scope="module")
 def optimizer(request):
     name, arguments = request.param
-    return _plugins.get("architectures", name).build(KEY, **arguments)
+    return plugins.get("optimizers", name).build(KEY, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def final_loss(optimizer, horizon=20):
 
 
 def test_there_are_some():
-    assert "lstm" in _plugins.names("architectures")
+    assert "lstm" in plugins.names("optimizers")
 
 
 def test_updates_have_the_structure_shapes_and_dtypes_of_the_params(optimizer, params):

@@ -10,18 +10,18 @@ import pytest
 from fakes import bowl, bowls, tiny_lstm
 
 import l2o
-from l2o import _plugins
+from l2o.core import plugins
 
 KEY = jax.random.key(0)
 
 
 def estimators(name):
-    module = _plugins.get("estimators", name)
+    module = plugins.get("estimators", name)
     classes = {c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__}
     return [c for c in classes if issubclass(c, l2o.AbstractGradientEstimator) and not inspect.isabstract(c)]
 
 
-@pytest.fixture(params=_plugins.names("estimators"), scope="module")
+@pytest.fixture(params=plugins.names("estimators"), scope="module")
 def make(request):
     (cls,) = estimators(request.param)  # one a module
     return cls
@@ -37,7 +37,7 @@ def like(tree):
 
 
 def test_there_are_some():
-    assert {"bptt", "pes"} <= set(_plugins.names("estimators"))
+    assert {"bptt", "pes"} <= set(plugins.names("estimators"))
 
 
 def test_the_gradient_is_of_the_optimizers_arrays(make, problem):

@@ -8,19 +8,19 @@ import optax
 import pytest
 
 import l2o
-from l2o import _plugins
+from l2o.core import plugins
 
 KEY = jax.random.key(0)
 
 
 # Programs that take seconds to compile; the families have tests of their own as well.
 SLOW = {"char_rnn", "convnet", "resnet", "style", "transformer"}
-NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in _plugins.names("tasks")]
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in plugins.names("tasks")]
 
 
 @pytest.fixture(params=NAMES, scope="module")
 def module(request):
-    return _plugins.get("tasks", request.param)
+    return plugins.get("tasks", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def drawn(family, key):
 
 
 def test_there_are_some():
-    assert {"quadratic", "logistic", "rosenbrock", "mlp"} <= set(_plugins.names("tasks"))
+    assert {"quadratic", "logistic", "rosenbrock", "mlp"} <= set(plugins.names("tasks"))
 
 
 def test_it_passes_the_check_and_has_a_usual_horizon(module, family):
@@ -86,4 +86,4 @@ def test_adam_reduces_the_loss_and_metrics_are_finite(family):
 
 def test_its_name_is_known_and_others_are_refused_by_name():
     with pytest.raises(ValueError, match=r"No task named 'nope'\. Tasks: .*quadratic.*; or pass module:attribute\."):
-        _plugins.get("tasks", "nope")
+        plugins.get("tasks", "nope")

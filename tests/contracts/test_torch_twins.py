@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2o import _plugins, pretrained
+from l2o.core import plugins
+from l2o.optimizers import pretrained
 
 torch = pytest.importorskip("torch")
 
@@ -14,10 +15,10 @@ from l2o.torch import _build  # noqa: E402 (after the check that there is one)
 NUM = 7
 
 
-@pytest.fixture(params=_plugins.names("torch"))
+@pytest.fixture(params=plugins.names("torch"))
 def both(request):
     """An architecture as built by default, and the twin on its weights."""
-    optimizer = _plugins.get("architectures", request.param).build(jax.random.key(0))
+    optimizer = plugins.get("optimizers", request.param).build(jax.random.key(0))
     weights = pretrained.as_dict(optimizer)
     arrays = {path: torch.tensor(array) for path, array in weights["arrays"].items()}
     return optimizer, _build.build({**weights, "arrays": arrays})
@@ -30,7 +31,7 @@ def test_every_architecture_that_ships_has_a_twin():
         return set().union(*map(architectures, inside)) if inside else {weights["architecture"]}
 
     shipped = set().union(*(architectures(pretrained.header(name)) for name in pretrained.names()))
-    assert shipped <= set(_plugins.names("torch")) <= set(_plugins.names("architectures"))
+    assert shipped <= set(plugins.names("torch")) <= set(plugins.names("optimizers"))
 
 
 def test_the_state_has_the_parts_of_the_architectures(both):

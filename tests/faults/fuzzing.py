@@ -133,8 +133,7 @@ def weights_bases(folder):
     import jax.numpy as jnp
 
     import l2o
-    from l2o import pretrained, states
-    from l2o.architectures import lstm, ntm_bfgs
+    from l2o.optimizers import lstm, ntm_bfgs, pretrained, states
 
     def tiny(key=0, **arguments):
         return lstm.build(jax.random.key(key), num_layers=1, num_units=2, **arguments)
@@ -167,8 +166,9 @@ def fuzz_weights(num, folder):
 
     import l2o
     import l2o.torch as l2o_torch
-    from l2o import comparison, pretrained, states
     from l2o.cli import _explain, _stylize, app
+    from l2o.evaluation import comparison
+    from l2o.optimizers import pretrained, states
 
     torch.set_num_threads(1)
     l2o.use_all_cores = lambda cores: None

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import l2o
-from l2o.architectures import lstm, ntm_bfgs
+from l2o.optimizers import lstm, ntm_bfgs
 
 jax.config.update("jax_num_cpu_devices", 8)  # nothing before has asked for devices
 

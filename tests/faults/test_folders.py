@@ -29,11 +29,15 @@ from comparisons import decay, record, tuned
 from fakes import Descent, Momentum, bowl, bowls, tiny_lstm
 
 import l2o
-from l2o import _checkpoint, _files, comparison, report, results
-from l2o._fingerprint import Fingerprints, Unfingerprintable, fingerprint
-from l2o._names import file_name
-from l2o.estimators.bptt import BPTT
-from l2o.tuning import Search
+from l2o import report
+from l2o.evaluation import comparison
+from l2o.evaluation import records as results
+from l2o.evaluation.tuning import Search
+from l2o.io import files
+from l2o.io.fingerprint import Fingerprints, Unfingerprintable, fingerprint
+from l2o.io.names import file_name
+from l2o.meta import checkpoint as _checkpoint
+from l2o.meta.estimators.bptt import BPTT
 
 KEY = jax.random.key(0)
 PANEL = l2o.Panel(lambda: bowl, 3, 4, "x^2")
@@ -292,12 +296,12 @@ def test_b8_a_second_run_in_a_folder_is_told(tmp_path):
 
     def second():
         try:
-            with _files.held(tmp_path / "run"):
+            with files.held(tmp_path / "run"):
                 said.append("in")
         except BlockingIOError as error:
             said.append(str(error))
 
-    with _files.held(tmp_path / "run"), _files.held(tmp_path / "run"):  # a command, and what it calls
+    with files.held(tmp_path / "run"), files.held(tmp_path / "run"):  # a command, and what it calls
         thread = threading.Thread(target=second)
         thread.start()
         thread.join()
@@ -320,7 +324,7 @@ def test_b8_a_killed_run_leaves_no_lock(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     (tmp_path / ".x.json.123.part").write_text("half")
     (tmp_path / ".mine.part").write_text("")
-    with _files.held(tmp_path):
+    with files.held(tmp_path):
         assert {p.name for p in tmp_path.iterdir()} == {".lock", ".mine.part"}
 
 
@@ -328,7 +332,7 @@ def test_b8_both_commands_hold_their_folder(tmp_path):
     held = threading.Event(), threading.Event()
 
     def other():
-        with _files.held(tmp_path):
+        with files.held(tmp_path):
             held[0].set()
             held[1].wait(60)
 
@@ -364,14 +368,14 @@ def test_b8_a_full_disk_is_one_line_and_says_how_to_go_on(tmp_path, monkeypatch,
 
 
 def test_b8_an_event_file_ends_with_a_whole_record(tmp_path, monkeypatch):
-    from l2o import _events
+    from l2o.io import event_files
 
-    events = _events.Appended(tmp_path)
-    events.add([_events.scalar("a", 1.0, 1)])
+    events = event_files.Appended(tmp_path)
+    events.add([event_files.scalar("a", 1.0, 1)])
     before, write = events.path.read_bytes(), os.write
     monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:5]))
     with pytest.raises(OSError, match="No space left"):
-        events.add([_events.scalar("a", 2.0, 2)])
+        events.add([event_files.scalar("a", 2.0, 2)])
     monkeypatch.undo()
     assert events.path.read_bytes() == before
 
@@ -750,9 +754,9 @@ def test_b7_the_terminal_shows_any_name(awkward):
 
     said = io.StringIO()
     console = Console(file=said, width=200)
-    from l2o import summary
+    from l2o.evaluation import analysis
 
-    rows = summary.rows(awkward.records["$p_1$ [b]"], [20])
+    rows = analysis.rows(awkward.records["$p_1$ [b]"], [20])
     console.print(report.table(rows, title="[bold]title[/nope]"))
     console.print(report.overall_table(awkward))
     for text in ("[bold]title[/nope]", "a[b]$c", "[red]x[/]", "_a"):

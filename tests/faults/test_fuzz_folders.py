@@ -19,7 +19,9 @@ import pytest
 from comparisons import three_panels
 
 import l2o
-from l2o import _checkpoint, report, results
+from l2o import report
+from l2o.evaluation import records as results
+from l2o.meta import checkpoint
 from l2o.report.page_data import page_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.slowest]
@@ -187,7 +189,7 @@ def test_b8_changed_checkpoints_are_refused_by_name_or_whole(tmp_path):
         "key": jax.random.key(0),
         "episodes": [jnp.ones((2, 3), jnp.bfloat16)],
     }
-    checkpoints = _checkpoint.Checkpoints(whole, resume=False, settings={"family": "x", "rate": 0.1})
+    checkpoints = checkpoint.Checkpoints(whole, resume=False, settings={"family": "x", "rate": 0.1})
     for step in (1, 2):
         rows = [{"step": s, "meta_loss": float(s)} for s in range(1, step + 1)]
         checkpoints.save({**run, "step": np.asarray(step)}, rows)
@@ -199,7 +201,7 @@ def test_b8_changed_checkpoints_are_refused_by_name_or_whole(tmp_path):
         mutate(victim, rng)
         said = None
         try:
-            again = _checkpoint.Checkpoints(folder, resume=True, settings={"family": "x", "rate": 0.1})
+            again = checkpoint.Checkpoints(folder, resume=True, settings={"family": "x", "rate": 0.1})
             restored, history = again.restore(run)
         except ValueError as error:
             said = str(error)

@@ -10,7 +10,7 @@ import pytest
 from fakes import assert_trees_equal, bowl, tiny_lstm
 
 import l2o
-from l2o.guarded import Reason
+from l2o.optimizers.wrappers.guarded import Reason
 
 KEY = jax.random.key(0)
 

@@ -18,18 +18,18 @@ from fakes import Affine, Descent, Momentum, assert_trees_close, bowl, bowls, re
 from jaxtyping import Array, Float
 
 import l2o
-from l2o import _plugins, scale
-from l2o._inner import default_form
-from l2o._task import is_deterministic
-from l2o.estimators.bptt import BPTT
-from l2o.estimators.pes import PES
+from l2o.core import plugins, scale
+from l2o.core.task import is_deterministic
+from l2o.core.unroll import default_form
+from l2o.meta.estimators.bptt import BPTT
+from l2o.meta.estimators.pes import PES
 
 KEY = jax.random.key(0)
 
 
 def rules():
     """A small one of every architecture and wrapper, and rules that want more than gradients."""
-    built = {name: _plugins.get("architectures", name).build(KEY) for name in _plugins.names("architectures")}
+    built = {name: plugins.get("optimizers", name).build(KEY) for name in plugins.names("optimizers")}
     momentum = Momentum(jnp.asarray(0.1), jnp.asarray(0.7))
     return {
         **{name: _smaller(rule) for name, rule in built.items()},
@@ -471,8 +471,8 @@ def test_w13_which_is_the_rate_is_not_guessed():
 
 @pytest.mark.parametrize(("shift", "factor"), [(0.0, 0.0), (-5.0, 1.0)], ids=["zero", "negative"])
 def test_w13_losses_without_ratios_are_compared_by_difference(shift, factor):
-    from l2o import comparison, summary
-    from l2o._panel import Panel
+    from l2o.evaluation import analysis, comparison
+    from l2o.evaluation.panel import Panel
 
     def family(key):
         centre = jax.random.normal(key, (2,))
@@ -482,16 +482,16 @@ def test_w13_losses_without_ratios_are_compared_by_difference(shift, factor):
     rivals = {"half": Descent(jnp.log(0.45)), "slow": Descent(jnp.log(1e-3)), "sgd": "sgd"}
     options = {"num_tasks": 6, "tune_tasks": 2, "measure_costs": False, "key": KEY}
     found = comparison.compare(panels, rivals, search=l2o.Search(num_trials=2, rates=(0.01, 0.02)), **options)
-    judged = summary.verdicts(found)
+    judged = analysis.verdicts(found)
     for name in ("half", "slow"):
         verdict = judged[name]["one"]
         assert np.isnan([verdict.ratio, verdict.low, verdict.high]).all()
         assert verdict.num_diverged == 0
     outcomes = {name: judged[name]["one"].outcome for name in ("half", "slow")}
     assert outcomes == ({"half": "won", "slow": "lost"} if factor else {"half": "undecided", "slow": "undecided"})
-    assert summary.scores(found) == {}
-    assert np.isnan(summary.overall(found)["half"].ratio.value)
-    assert summary.overall(found)["half"].num_diverged == 0
+    assert analysis.scores(found) == {}
+    assert np.isnan(analysis.overall(found)["half"].ratio.value)
+    assert analysis.overall(found)["half"].num_diverged == 0
 
 
 @pytest.mark.parametrize(("x", "y"), [([-1.0, -2.0], [1.0, 2.0]), ([1.0, 2.0], [-1.0, -2.0]), ([1.0, 1.0], [0.0, 0.0])])
@@ -501,7 +501,7 @@ def test_w13_ratios_of_what_is_not_positive_are_none(x, y):
 
 @pytest.mark.parametrize("label", [-1, 10**12, 2**31, 5000])
 def test_w13_labels_are_numbers_of_classes(label, tmp_path):
-    from l2o.data._formats import read_npz
+    from l2o.io.data._formats import read_npz
 
     images, labels = np.zeros((20, 4, 4), np.uint8), np.arange(20) % 3
     np.savez(tmp_path / "good.npz", x=images, y=labels)
@@ -513,7 +513,7 @@ def test_w13_labels_are_numbers_of_classes(label, tmp_path):
 
 @pytest.mark.parametrize("entry", [np.nan, np.inf, 1e300])
 def test_w13_tables_are_of_finite_numbers(entry, tmp_path):
-    from l2o.data._formats import read_npz
+    from l2o.io.data._formats import read_npz
 
     table = np.ones((20, 3))
     table[4, 1] = entry
@@ -551,7 +551,7 @@ def test_b3_keys_of_either_style_give_the_same_numbers(old):
 
 @pytest.mark.parametrize("key", [np.zeros(3, np.uint32), np.zeros(2, np.float32), jnp.zeros((3,))], ids=str)
 def test_b3_what_is_no_key_is_told_in_one_sentence(key):
-    from l2o import _keys
+    from l2o.core import keys as _keys
 
     for wrong in (key, 0, 1.5, None):
         with pytest.raises(TypeError, match=r"`key` must be a PRNG key, such as `jax\.random\.key\(0\)`, got "):
@@ -794,21 +794,21 @@ def test_b10_arguments_are_checked_where_they_enter(make):
 )
 def test_b10_tasks_check_theirs(name, arguments):
     with pytest.raises(ValueError, match=r"^`\w+(\[\d\])?` must "):
-        _plugins.get("tasks", name).family(**arguments)
+        plugins.get("tasks", name).family(**arguments)
 
 
 def test_b10_numpys_whole_numbers_will_do_and_others_not():
-    from l2o import _checks
+    from l2o.core import checks
 
-    assert type(_checks.count("n", np.int64(3))) is int
+    assert type(checks.count("n", np.int64(3))) is int
     for wrong in (2.5, 3.0, True, "3", None, np.float32(2), jnp.ones(2)):
         with pytest.raises(ValueError, match="`n` must be a whole number, got "):
-            _checks.count("n", wrong)
+            checks.count("n", wrong)
     with pytest.raises(ValueError, match="`n` must be at least 1, got 0"):
-        _checks.count("n", 0)
+        checks.count("n", 0)
     for wrong in ("1", None, True, [1.0]):
         with pytest.raises(ValueError, match="`x` must be a number, got "):
-            _checks.real("x", wrong)
+            checks.real("x", wrong)
 
 
 @pytest.mark.slowest

@@ -15,9 +15,9 @@ from fakes import Descent, Momentum, Normalised, assert_trees_close, tiny_lstm
 from jax.flatten_util import ravel_pytree
 
 import l2o
-from l2o import _plugins, scale
-from l2o.architectures import lstm, ntm_bfgs
-from l2o.surrogates import Surrogate
+from l2o.core import plugins, scale
+from l2o.evaluation.surrogates import Surrogate
+from l2o.optimizers import lstm, ntm_bfgs
 
 KEY = jax.random.key(0)
 START = jnp.asarray([1 + 2j, -3j])
@@ -26,7 +26,7 @@ FORMS = [l2o.Stored(), l2o.Blocks(3), l2o.SecondOrder()]
 
 def rules():
     tiny = {"num_layers": 2, "num_units": 3}
-    built = {name: _plugins.get("architectures", name).build(KEY, **tiny, **more) for name, more in _ARGUMENTS.items()}
+    built = {name: plugins.get("optimizers", name).build(KEY, **tiny, **more) for name, more in _ARGUMENTS.items()}
     built["global"] = lstm.build(KEY, num_global=2, **tiny)
     built["pairs"] = ntm_bfgs.build(KEY, num_global=2, memory_pairs=3, **tiny)
     built["rescaled"] = l2o.Rescaled(built["lstm"], 0.1)
@@ -36,8 +36,8 @@ def rules():
     return built
 
 
-NAMES = [*_plugins.names("architectures"), "global", "pairs", "rescaled", "partitioned", "surrogate"]
-_ARGUMENTS = {name: {"num_global": 2} if name == "ntm_bfgs" else {} for name in _plugins.names("architectures")}
+NAMES = [*plugins.names("optimizers"), "global", "pairs", "rescaled", "partitioned", "surrogate"]
+_ARGUMENTS = {name: {"num_global": 2} if name == "ntm_bfgs" else {} for name in plugins.names("optimizers")}
 
 
 def sphere(dtype=jnp.complex64):

@@ -13,7 +13,7 @@ from fakes import tiny_lstm
 from torch_nets import parameter
 
 import l2o
-from l2o import pretrained
+from l2o.optimizers import pretrained
 
 torch = pytest.importorskip("torch")
 

@@ -20,8 +20,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import l2o
-from l2o import _contents, _door, _hub, _plugins, comparison, pretrained, states
 from l2o.cli import _explain, _stylize, app
+from l2o.core import plugins
+from l2o.evaluation import comparison
+from l2o.io import contents as _contents
+from l2o.io import door as _door
+from l2o.io import hub
+from l2o.optimizers import pretrained, states
 
 RECIPE = {"task": "quadratic", "task_arguments": {"dim": 3}, "horizon": 4}
 
@@ -106,7 +111,7 @@ def test_s1_what_the_user_passes_is_trusted_and_goes_before_the_header(saved):
 @pytest.mark.parametrize("name", pretrained.names())
 def test_s1_the_recipes_of_shipped_weights_pass(name):
     recipe = pretrained.header(name)["recipe"]
-    parameters = inspect.signature(_plugins.get("tasks", recipe["task"]).family).parameters
+    parameters = inspect.signature(plugins.get("tasks", recipe["task"]).family).parameters
     assert set(recipe["task_arguments"]) <= set(parameters)
     if recipe["task"] == "quadratic":
         assert _explain.family_of(name, None, None)[1:] == ("quadratic", 100)
@@ -157,10 +162,10 @@ def test_s1_names_of_pictures_and_texts_stay_in_their_folder(tmp_path, monkeypat
 
 
 def test_s1_a_revision_is_no_path_out_of_the_hubs_cache():
-    assert _hub.is_repository("user/repo@refs/pr/1")
-    assert _hub.is_repository("user/repo.v2")
+    assert hub.is_repository("user/repo@refs/pr/1")
+    assert hub.is_repository("user/repo.v2")
     for name in ("user/repo@../../x", "user/repo@/etc/passwd", "../repo", "user/..", "user/repo@-x", "user/repo@a..b"):
-        assert not _hub.is_repository(name), name
+        assert not hub.is_repository(name), name
 
 
 # ---- S3: one schema check at the door
@@ -247,10 +252,10 @@ def test_s3_wrappers_are_bounded_in_depth_and_number(saved):
         l2o.load(saved)
 
 
-@pytest.mark.parametrize("name", _plugins.names("architectures"))
+@pytest.mark.parametrize("name", plugins.names("optimizers"))
 def test_s3_the_schema_of_an_architecture_is_that_of_its_classes(name):
     """Arguments, defaults, and the arrays that they mean."""
-    build = _plugins.get("architectures", name).build
+    build = plugins.get("optimizers", name).build
     variants = [{}, {"num_layers": 1, "num_units": 3, "num_global": 2, "preprocessing": 3.0}]
     if name == "ntm_bfgs":
         variants += [{"differences": False, "num_read": 2}, {"skips": False, "num_write": 2, "memory_pairs": 4}]

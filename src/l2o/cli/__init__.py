@@ -281,7 +281,7 @@ def _reporting_errors(command, **arguments):
     try:
         command(**arguments)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        from l2o._door import printable
+        from l2o.io.door import printable
 
         typer.secho(f"error: {printable(str(error))}", fg="red", err=True)
         raise typer.Exit(2) from error

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from l2o import _plugins
-from l2o._files import check_writable, write_whole
+from l2o.core import plugins
+from l2o.io.files import check_writable, write_whole
 
 # What is printed is text: "[" and ":name:" in a name or a path are no markup.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -42,16 +42,16 @@ def parse_settings(settings: list[str] | None) -> dict[str, Any]:
 def find_family(task: str, settings: dict[str, Any]):
     """The family named by a task or module:attribute, and its usual horizon."""
     if ":" in task:
-        found = _plugins.user_attribute(task)
+        found = plugins.user_attribute(task)
         family = _call(found, settings, task) if settings else found
         return family, 100
-    module = _plugins.get("tasks", task)
+    module = plugins.get("tasks", task)
     return _call(module.family, settings, task), module.HORIZON
 
 
 def build_optimizer(name: str, key, settings: dict[str, Any]):
     """A fresh optimizer of the architecture of that name, or of the user's module:attribute."""
-    build = _plugins.user_attribute(name) if ":" in name else _plugins.get("architectures", name).build
+    build = plugins.user_attribute(name) if ":" in name else plugins.get("optimizers", name).build
     return _call(lambda **s: build(key, **s), settings, name)
 
 

@@ -7,13 +7,15 @@ from typing import Any
 import jax
 
 import l2o
-from l2o import _plugins, comparison, report, summary
-from l2o._files import holding_its_folder
-from l2o._panel import Panel
-from l2o._task import check_family
+from l2o import report
 from l2o.cli import _common
 from l2o.cli._common import console
-from l2o.tuning import Search
+from l2o.core import plugins
+from l2o.core.task import check_family
+from l2o.evaluation import analysis, comparison
+from l2o.evaluation.panel import Panel
+from l2o.evaluation.tuning import Search
+from l2o.io.files import holding_its_folder
 
 DEFAULT_BASELINES = ("sgd", "nag", "rmsprop", "adam", "lion", "muon")
 
@@ -45,17 +47,17 @@ def run(
     config = dict(locals())
     l2o.use_all_cores(cores)
     space = Search(trials, search, schedules=tuple(schedule or ["constant"]), weight_decays=weight_decay)
-    if task in _plugins.names("suites"):
+    if task in plugins.names("suites"):
         if set_ or horizon or run_to or window:
             raise ValueError("--set, --horizon, --run-to and --window are for a single task; a suite has its own.")
-        panels = _plugins.get("suites", task).panels(quick)
-    elif ":" not in task and task not in _plugins.names("tasks"):
+        panels = plugins.get("suites", task).panels(quick)
+    elif ":" not in task and task not in plugins.names("tasks"):
         raise ValueError(
-            f"No task or suite named {task!r}. Suites: {', '.join(_plugins.names('suites'))}. Tasks: "
-            f"{', '.join(_plugins.names('tasks'))}; or pass module:attribute."
+            f"No task or suite named {task!r}. Suites: {', '.join(plugins.names('suites'))}. Tasks: "
+            f"{', '.join(plugins.names('tasks'))}; or pass module:attribute."
         )
     elif quick:
-        raise ValueError(f"--quick is for suites ({', '.join(_plugins.names('suites'))}); {task!r} is none.")
+        raise ValueError(f"--quick is for suites ({', '.join(plugins.names('suites'))}); {task!r} is none.")
     else:
         panels = {_title(task, set_): _panel(task, _common.parse_settings(set_), horizon, run_to, window)}
     panels = {name: p._replace(make=functools.cache(p.make)) for name, p in panels.items()}  # made twice otherwise
@@ -85,7 +87,7 @@ def run(
             on_done=on_done,
         )
     begin()
-    summary.write_table(result, folder)
+    analysis.write_table(result, folder)
     if len(panels) > 1:
         console.print(report.overall_table(result))
     else:
@@ -115,7 +117,7 @@ def _panel(task, settings, horizon, run_to, window) -> Panel:
     family, usual_horizon = _common.find_family(task, settings)
     check_family(family, jax.random.key(0))
     horizon = horizon or usual_horizon
-    source = task if ":" in task else (_plugins.get("tasks", task).__doc__ or task).splitlines()[0]
+    source = task if ":" in task else (plugins.get("tasks", task).__doc__ or task).splitlines()[0]
     run_to = run_to or 2 * horizon
     if run_to < horizon:
         raise ValueError(f"--run-to must be at least the horizon, got {run_to} and {horizon}.")
@@ -127,7 +129,7 @@ def _panel(task, settings, horizon, run_to, window) -> Panel:
 
 def _print_panel(result, name, panel):
     steps = sorted({max(panel.window, panel.horizon // 5), panel.horizon // 2, panel.horizon, panel.run_to})
-    rows = summary.rows(result.records[name], [s for s in steps if s >= panel.window - 1], panel.window)
+    rows = analysis.rows(result.records[name], [s for s in steps if s >= panel.window - 1], panel.window)
     for statistic in ("mean", "median"):
         title = f"{statistic} loss on {rows[0]['num_tasks']} fresh tasks, {panel.window}-step average and 95 % interval"
         console.print(report.table(rows, statistic=statistic, title=title))
@@ -136,7 +138,7 @@ def _print_panel(result, name, panel):
     if any(not record.learned for record in result.records[name].values()):
         for optimizer, record in result.records[name].items():
             if record.learned:
-                back = summary.pay_back(result, name, optimizer)
+                back = analysis.pay_back(result, name, optimizer)
                 console.print(
                     f"{optimizer} / {back.best} at step {panel.horizon}: {back.ratio:.3f} [{back.low:.3f}, {back.high:.3f}]"
                 )

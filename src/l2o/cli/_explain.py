@@ -7,9 +7,9 @@ import jax
 
 import l2o
 from l2o import report
-from l2o._files import write_whole
 from l2o.cli import _common, _trained_on
 from l2o.cli._common import console
+from l2o.io.files import write_whole
 
 
 def run(
@@ -36,8 +36,7 @@ def run(
     name = weights if weights in l2o.pretrained.names() else Path(weights).stem
     if part is not None:
         name = f"{name}:{part}"
-    elif isinstance(optimizer, l2o.Partitioned):
-        parts = " or ".join(optimizer.parts)
+    elif parts := " or ".join(getattr(optimizer, "parts", ())):
         console.print(f"{name} has several rules: see each with --part {parts}.", markup=False, soft_wrap=True)
     with console.status("Starting ...") as status:
         found = l2o.explain(

@@ -7,16 +7,16 @@ from rich.markup import escape
 from rich.table import Table
 
 import l2o
-from l2o import _plugins
-from l2o._door import one_line, printable
 from l2o.cli._common import console
+from l2o.core import plugins
+from l2o.io.door import one_line, printable
 
 
 def tasks() -> None:
     """Lists the families with their arguments and defaults."""
     grid = Table("task", "what", "arguments (-s name=value)", title="Task families", title_justify="left")
-    for name in _plugins.names("tasks"):
-        module = _plugins.get("tasks", name)
+    for name in plugins.names("tasks"):
+        module = plugins.get("tasks", name)
         grid.add_row(name, _first_line(module), _arguments(module.family))
     console.print(grid)
     console.print("Your own: `l2o train my_module:family`, where family(key) returns a task.")
@@ -25,8 +25,8 @@ def tasks() -> None:
 def suites() -> None:
     """Lists the suites and their panels."""
     grid = Table("suite", "what", "panels (steps)", title="Suites", title_justify="left")
-    for name in _plugins.names("suites"):
-        module = _plugins.get("suites", name)
+    for name in plugins.names("suites"):
+        module = plugins.get("suites", name)
         panels = "\n".join(f"{title} ({panel.horizon})" for title, panel in module.panels().items())
         grid.add_row(name, _first_line(module), panels)
     console.print(grid)
@@ -35,8 +35,8 @@ def suites() -> None:
 def optimizers() -> None:
     """Lists architectures, shipped optimizers and baselines."""
     grid = Table("optimizer", "what", "arguments", title="Learned architectures", title_justify="left")
-    for name in _plugins.names("architectures"):
-        module = _plugins.get("architectures", name)
+    for name in plugins.names("optimizers"):
+        module = plugins.get("optimizers", name)
         presets = ", ".join(getattr(module, "PRESETS", {}))
         grid.add_row(name, _first_line(module), f"preset: {presets}; overridden by arguments of its class")
     console.print(grid)

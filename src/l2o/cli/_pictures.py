@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from l2o import _door
+from l2o.io import door
 
 MOST_PIXELS = 48_000_000  # decoded at once, at four bytes each, and as much again to convert them
 _AS_IT_IS = 16_000_000  # pixels of which a picture is not reduced before it is converted
@@ -42,7 +42,7 @@ def read(path: Path, longest: int) -> Image.Image:
         raise FileNotFoundError(f"There is no picture {path}.")
     # Every exception, as a damaged file fails in many ways in Pillow's many readers, whose warnings are of no use here.
     try:
-        _door.open_bounded(path, _MOST_BYTES).close()
+        door.open_bounded(path, _MOST_BYTES).close()
         Image.init()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -52,7 +52,7 @@ def read(path: Path, longest: int) -> Image.Image:
         raise ValueError(f"{path} {error}") from error
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
-        why = "cannot identify its format" if unknown else _door.one_line(error) or type(error).__name__
+        why = "cannot identify its format" if unknown else door.one_line(error) or type(error).__name__
         raise ValueError(f"{path} is not a picture that can be read: {why.rstrip('.')}.") from error
 
 

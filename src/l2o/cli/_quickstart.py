@@ -7,12 +7,13 @@ import jax
 import optax
 
 import l2o
-from l2o import comparison, report, summary
-from l2o._files import write_whole
-from l2o.architectures import lstm
+from l2o import report
 from l2o.cli import _common
 from l2o.cli._common import console
-from l2o.estimators.bptt import BPTT
+from l2o.evaluation import analysis, comparison
+from l2o.io.files import write_whole
+from l2o.meta.estimators.bptt import BPTT
+from l2o.optimizers import lstm
 from l2o.tasks import mlp, quadratic
 
 NUM_STEPS = 500  # meta-steps
@@ -58,7 +59,7 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
             measure_costs=False,
             on_done=lambda panel, name, record: status.update(f"{name} done ..."),
         ).records[QUADRATICS]
-    rows = summary.rows(on_quadratics, [20, 50, 100, 200])
+    rows = analysis.rows(on_quadratics, [20, 50, 100, 200])
     for statistic in ("mean", "median"):
         title = f"{statistic} loss and 95 % interval; rates tuned for step 100 on other tasks"
         console.print(report.table(rows, statistic=statistic, title=title))
@@ -76,7 +77,7 @@ def run(*, folder: Path, seed: int, cores: int | None) -> None:
             measure_costs=False,
             on_done=lambda panel, name, record: status.update(f"{name} done ..."),
         ).records[MNIST]
-    mnist_rows = summary.rows(on_mnist, [20, 50, 100, 200], window=10)
+    mnist_rows = analysis.rows(on_mnist, [20, 50, 100, 200], window=10)
     title = "mean loss of 10-step windows and 95 % interval; rates tuned for step 100"
     console.print(report.table(mnist_rows, title=title))
     for name in MNIST_OPTIMIZERS:
@@ -118,7 +119,7 @@ def meta_train_on_quadratics(init_key, train_key, num_steps: int = NUM_STEPS, ma
 
 
 def _print_ratio(results, name, step, window, names):
-    best, ratio, low, high = summary.ratio_to_best(results, name, step, window, names)
+    best, ratio, low, high = analysis.ratio_to_best(results, name, step, window, names)
     console.print(
         f"{name} / {best} (best tuned first-order baseline) at step {step}: {ratio:.3f} [{low:.3f}, {high:.3f}]"
     )

@@ -12,10 +12,10 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import l2o
-from l2o import comparison
-from l2o._files import check_writable, write_whole
 from l2o.cli import _pictures as pictures
 from l2o.cli._common import console
+from l2o.evaluation import comparison
+from l2o.io.files import check_writable, write_whole
 from l2o.tasks import style as neural_art
 
 LARGEST = 512  # pixels, unless asked for: a photograph at its own size would take hours

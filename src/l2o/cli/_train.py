@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 import l2o
-from l2o import _plugins
-from l2o._checkpoint import check_free
-from l2o._files import holding_its_folder
 from l2o.cli import _common
 from l2o.cli._common import console
+from l2o.core import plugins
+from l2o.io.files import holding_its_folder
+from l2o.meta.checkpoint import check_free
 
 
 @holding_its_folder
@@ -58,7 +58,7 @@ def run(
         meta_gradient=None if sample is None else l2o.Sampled(sample),
     )
     options = {} if batch_size is None else {"batch_size": batch_size}
-    estimate = _plugins.get("estimators", estimator).build(problem, num_tasks, **options)
+    estimate = plugins.get("estimators", estimator).build(problem, num_tasks, **options)
     if not resume:
         check_free(folder)  # before an old run's config.json is replaced
         _common.start_folder(folder, config)
@@ -100,14 +100,15 @@ def run(
     else:
         l2o.pretrained.save(weights, result.optimizer, recipe=recipe, family=family)
         console.print(f"Weights: {weights}  ({_common.shell('l2o', 'compare', task, weights, 'adam')})", soft_wrap=True)
-    from l2o import comparison, report, summary
+    from l2o import report
+    from l2o.evaluation import analysis, comparison
 
     window = max(1, horizon // 10)
     with console.status("Comparing with tuned Adam on fresh tasks ..."):
         panels = {task: l2o.Panel(lambda: family, horizon, horizon, task, window)}
         contenders = {"learned": result, "adam": "adam"}
         results = comparison.compare(panels, contenders, key=test_key, measure_costs=False).records[task]
-    rows = summary.rows(results, [horizon], window)
+    rows = analysis.rows(results, [horizon], window)
     console.print(report.table(rows, title=f"Loss on {rows[0]['num_tasks']} fresh tasks, mean and 95 % interval"))
     console.print(f"Curves: {report.figure({task: results}, folder / 'curves.png', window=window)}", soft_wrap=True)
     if not bool(jnp.isfinite(rows[0]["mean"])):

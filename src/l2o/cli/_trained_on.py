@@ -13,10 +13,11 @@ import equinox as eqx
 import jax
 
 import l2o
-from l2o import _door, _plugins
-from l2o._door import one_line, refused, shown
 from l2o.cli import _common
 from l2o.cli._common import console
+from l2o.core import plugins
+from l2o.io import door
+from l2o.io.door import one_line, refused, shown
 
 _LARGEST = 1024  # of a whole number in a file
 _LARGEST_FLOAT = 1e6
@@ -41,13 +42,13 @@ def family_and_settings(weights: str, given: dict[str, Any], horizon: int | None
             "`l2o tasks`), or --task my_module:family."
         )
     task = one_line(recipe["task"])
-    if task not in _plugins.names("tasks"):
-        none = "" if ":" in task else f", which is none of the tasks {', '.join(_plugins.names('tasks'))}"
+    if task not in plugins.names("tasks"):
+        none = "" if ":" in task else f", which is none of the tasks {', '.join(plugins.names('tasks'))}"
         raise ValueError(
             f"{weights} was trained on {task}{none}; if you trust it, pass `--task {shlex.quote(task)}`: what a file says is "
             "never run."
         )
-    parameters = inspect.signature(_plugins.get("tasks", task).family, eval_str=True).parameters
+    parameters = inspect.signature(plugins.get("tasks", task).family, eval_str=True).parameters
     told = recipe.get("task_arguments", {})
     settings = {name: _checked(weights, task, parameters, name, told[name]) for name in told if name not in given}
     settings |= given
@@ -78,7 +79,7 @@ def _checked(weights, task, parameters, name, value):
     field = f"recipe.task_arguments.{one_line(name)[:100]}"
     if name not in parameters:
         raise refused(weights, field, f"the task {task} takes {', '.join(parameters)}")
-    value = _door.convert(value, parameters[name].annotation, path=weights, where=field)
+    value = door.convert(value, parameters[name].annotation, path=weights, where=field)
     why = _why_not(value, _DEEPEST if name in _DEPTHS else _LARGEST)
     if why:
         raise refused(weights, field, f"{why}; if that is meant, pass `--task {task} --set {name}=...`")
@@ -92,7 +93,7 @@ def _why_not(value, largest) -> str | None:
             return f"a list of {len(value):,} entries, more than {_MOST_ENTRIES}"
         return next((why for each in value if (why := _why_not(each, largest))), None)
     if isinstance(value, str):  # names of data and styles reach look-ups of files
-        return None if _door.is_plain_name(value) else f"{shown(value)} is not a plain name"
+        return None if door.is_plain_name(value) else f"{shown(value)} is not a plain name"
     if isinstance(value, int) and abs(value) > largest:
         return f"{shown(value)} is larger than the {largest:,} that a file may ask for"
     if isinstance(value, float) and not (math.isfinite(value) and abs(value) <= _LARGEST_FLOAT):

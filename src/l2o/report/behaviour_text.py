@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from l2o.explanation import RULE, Explanation
+from l2o.evaluation.explanation import RULE, Explanation
+from l2o.evaluation.statistics import Estimate
+from l2o.evaluation.surrogates import Fitted
 from l2o.report.quantities import count, estimate, listed, number
 from l2o.report.terminal import literal
 from l2o.report.text import _wrapped
-from l2o.statistics import Estimate
-from l2o.surrogates import Fitted
 
 _SYMBOLS = {"decay": "β", "saturation": "τ", "square_decay": "β₂", "epsilon": "ε"}
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from l2o import statistics, summary
-from l2o.results import Comparison, Record
+from l2o.evaluation import analysis, statistics
+from l2o.evaluation.records import Comparison, Record
 
 
 class Curve(NamedTuple):
@@ -47,7 +47,7 @@ def loss_range(curves: Iterable[Curve], start: float) -> tuple[float, float] | N
     """Smallest and largest positive loss to show on a logarithmic axis; None if there is none.
 
     Up to twice the loss at the `start`, so that one that diverges does not flatten the others; down to what single precision
-    can tell from zero beside it (`summary.scores`).
+    can tell from zero beside it (`analysis.scores`).
     """
     values = np.concatenate([np.array([]), *(c.mean for c in curves)])
     values = values[np.isfinite(values) & (values > 0)]
@@ -67,7 +67,7 @@ def start(records: Iterable[Record]) -> float:
 
 def profile(comparison: Comparison, num: int = 120) -> dict[str, Curve]:
     """Of every optimizer, the share of runs whose loss is at most x times the mean of the panel's best baseline."""
-    scores = summary.scores(comparison)
+    scores = analysis.scores(comparison)
     values = np.concatenate([[1.0], *(v for panels in scores.values() for v in panels.values())])
     values = values[np.isfinite(values) & (values > 0)]
     low, high = min(values.min(), 0.5), np.clip(values.max(), 2.0, 1e6)  # beyond a million, by how much does not matter

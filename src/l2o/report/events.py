@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from l2o import _events
-from l2o._door import printable
-from l2o._files import subfolder, write_whole
-from l2o._names import file_name
+from l2o.evaluation.records import Comparison, Record
+from l2o.io import event_files
+from l2o.io.door import printable
+from l2o.io.files import subfolder, write_whole
+from l2o.io.names import file_name
 from l2o.report import curves
-from l2o.results import Comparison, Record
 
 
 def write_events(comparison: Comparison, folder: str | Path) -> Path:
@@ -31,9 +31,9 @@ def write_cell(folder: str | Path, panel: str, optimizer: str, record: Record, w
     Path(folder).mkdir(parents=True, exist_ok=True)
     run = subfolder(Path(folder), file_name(optimizer))
     suffix = f"@{file_name(panel)}"  # "@" is in no such name: the panel "b" is not the end of "a.b"
-    new = run / _events.file_name(suffix)
-    old = [path for path in run.iterdir() if path.name.startswith(_events.PREFIX) and path.name.endswith(suffix)]
-    write_whole(new, _events.records(_cell(panel, record, window)))
+    new = run / event_files.file_name(suffix)
+    old = [path for path in run.iterdir() if path.name.startswith(event_files.PREFIX) and path.name.endswith(suffix)]
+    write_whole(new, event_files.records(_cell(panel, record, window)))
     for path in old:
         if path != new and path.is_file() and not path.is_symlink():
             path.unlink()
@@ -45,12 +45,12 @@ def _cell(panel, record, window):
     panel = printable(panel)
     for step, loss in zip(steps, _mean(record, window)[steps - (window - 1)], strict=True):
         if np.isfinite(loss):
-            yield _events.scalar(f"{panel}/loss", float(loss), int(step))
+            yield event_files.scalar(f"{panel}/loss", float(loss), int(step))
     for metric, values in record.curves.metrics.items():
         if np.isfinite(values).all():
-            yield _events.scalar(f"{panel}/{metric}", float(values.mean()), last)
+            yield event_files.scalar(f"{panel}/{metric}", float(values.mean()), last)
     if record.images is not None:
-        yield _events.images(f"{panel}/images", np.clip(record.images, 0, 1), last)
+        yield event_files.images(f"{panel}/images", np.clip(record.images, 0, 1), last)
 
 
 def _mean(record, window):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from l2o._door import one_line
-from l2o._files import write_whole
+from l2o.evaluation.records import Comparison, Record
+from l2o.io.door import one_line
+from l2o.io.files import write_whole
 from l2o.report import curves
 from l2o.report.styles import Style, all_optimizers, styles
-from l2o.results import Comparison, Record
 
 _HORIZON = {"color": "0.45", "linestyle": (0, (4, 3)), "linewidth": 0.9}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}

@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from l2o import results, summary
-from l2o._door import one_line, read_json
-from l2o._files import check_writable, subfolder, write_whole
+from l2o.evaluation import analysis
+from l2o.evaluation import records as results
+from l2o.evaluation.records import Comparison
+from l2o.io.door import one_line, read_json
+from l2o.io.files import check_writable, subfolder, write_whole
 from l2o.report.events import write_events
 from l2o.report.figures import figure, image_figure, profile_figure
 from l2o.report.html import page
 from l2o.report.styles import all_optimizers, styles
 from l2o.report.text import summarised
-from l2o.results import Comparison
 
 
 class Written(NamedTuple):
@@ -23,7 +24,7 @@ class Written(NamedTuple):
 
     text: str  # the summary
     page: Path  # report.html
-    summary: Path  # summary.txt
+    summary: Path  # analysis.txt
     tables: tuple[Path, Path]  # table.csv, table.json
     figures: tuple[Path, ...]  # each as SVG and PNG
     events: Path  # a folder for TensorBoard
@@ -44,7 +45,7 @@ def write(folder: str | Path, output: str | Path | None = None) -> Written:
     text = summarised(found, *about)
     write_whole(output / "summary.txt", text.encode())
     write_whole(output / "report.html", page(found, *about).encode())
-    summary.write_table(found, output)
+    analysis.write_table(found, output)
     return Written(
         text,
         output / "report.html",
@@ -86,7 +87,7 @@ def _write_figures(found: Comparison, folder: Path):
             yield from (vector, pixels)
         if any(record.images is not None for record in records.values()):
             yield image_figure(records, folder / f"{name}-images.png")
-    if summary.scores(found):
+    if analysis.scores(found):
         vector, pixels = folder / "performance-profile.svg", folder / "performance-profile.png"
         profile_figure(found, vector, also=[pixels])
         yield from (vector, pixels)

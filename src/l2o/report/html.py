@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from l2o import summary
+from l2o.evaluation import analysis
+from l2o.evaluation.records import Comparison
 from l2o.report import images, text
 from l2o.report.markup import Cell, Markup, element, joined, table
 from l2o.report.page_data import page_data
 from l2o.report.quantities import count, duration, interval, memory, number, solves
 from l2o.report.settings import setting
 from l2o.report.styles import all_optimizers, styles
-from l2o.results import Comparison
 
 
 def page(comparison: Comparison, config: Mapping[str, Any] | None = None, recorded: str | None = None) -> str:
@@ -32,8 +32,8 @@ class _Page:
         self.comparison = comparison
         self.about = (config, recorded)
         self.styles = styles(all_optimizers(comparison))
-        self.verdicts = summary.verdicts(comparison)
-        self.overall = summary.overall(comparison)
+        self.verdicts = analysis.verdicts(comparison)
+        self.overall = analysis.overall(comparison)
         self.data = page_data(comparison)
         self.sheets = images.sheets(comparison)
         self.lines = text.panel_lines(comparison)
@@ -197,7 +197,7 @@ class _Page:
     def _losses(self, panel):
         it, records = self.comparison.panels[panel], self.comparison.records[panel]
         steps = sorted({it.horizon, it.run_to})
-        rows = summary.rows(records, steps, it.window)
+        rows = analysis.rows(records, steps, it.window)
         metrics = list(dict.fromkeys(key for row in rows for key in row if key.startswith("final_")))
         columns = ["optimizer", ("ratio", "mean loss at the horizon / the best baseline's")]
         for step in steps:
@@ -309,7 +309,7 @@ class _Page:
 
     def _pay_back_row(self, panel, name):
         it, verdict = self.comparison.panels[panel], self.verdicts[name][panel]
-        paid = summary.pay_back(self.comparison, panel, name)
+        paid = analysis.pay_back(self.comparison, panel, name)
         row = [self._name(name), verdict.best, _ratio(verdict)]
         if verdict.num_diverged:
             row += [Cell("diverged", np.nan, "lost"), Cell("–", np.nan), Cell("–", np.nan)]
@@ -377,7 +377,7 @@ def _stacked(value: str, below: str) -> str:
     return joined([value, element("small", below)]) if below else value
 
 
-def _ratio(verdict: summary.Verdict) -> Cell:
+def _ratio(verdict: analysis.Verdict) -> Cell:
     mark = {"won": " ●", "lost": " ○", "undecided": ""}[verdict.outcome]
     below = interval((verdict.low, verdict.high))
     if verdict.num_diverged:

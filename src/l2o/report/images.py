@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from l2o.results import Comparison
+from l2o.evaluation.records import Comparison
 
 _GAP = 4  # pixels between images
 

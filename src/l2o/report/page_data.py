@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from l2o.evaluation.records import Comparison
+from l2o.evaluation.tuning import SCHEDULES
 from l2o.report import curves
 from l2o.report.quantities import number
 from l2o.report.styles import all_optimizers, styles
-from l2o.results import Comparison
-from l2o.tuning import SCHEDULES
 
 
 def page_data(comparison: Comparison) -> dict[str, Any]:

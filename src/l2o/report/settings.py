@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from l2o.evaluation.records import Comparison, Record
+from l2o.evaluation.tuning import SCHEDULES
 from l2o.report import quantities
-from l2o.results import Comparison, Record
-from l2o.tuning import SCHEDULES
 
 
 def setting(record: Record) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from l2o.results import Comparison
+from l2o.evaluation.records import Comparison
 
 # Colours that the colour-blind can tell apart (Okabe & Ito 2008), but for the yellow, which is too faint on white.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

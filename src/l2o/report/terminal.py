@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from l2o import summary
-from l2o._door import printable
-from l2o.results import Comparison
+from l2o.evaluation import analysis
+from l2o.evaluation.records import Comparison
+from l2o.io.door import printable
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: str = ""):
@@ -70,7 +70,7 @@ def overall_table(comparison: Comparison):
     grid = Table(title="All panels, against the best tuned baseline of each", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("optimizer", "loss ratio (IQM)", "P(better)", "won", "lost", "panels", "diverged"):
         grid.add_column(heading, justify="left" if heading == "optimizer" else "right", overflow="fold")
-    for name, row in sorted(summary.overall(comparison).items(), key=lambda item: item[1].ratio.value):
+    for name, row in sorted(analysis.overall(comparison).items(), key=lambda item: item[1].ratio.value):
         improvement = f"{row.improvement.value:.2f}" if row.improvement else "–"
         grid.add_row(
             literal(name),

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from l2o import summary
+from l2o.evaluation import analysis
+from l2o.evaluation.records import Comparison
 from l2o.report.quantities import count, duration, estimate, listed, number, solves
 from l2o.report.settings import missing, setting
 from l2o.report.styles import all_optimizers
-from l2o.results import Comparison
 
 
 def title(comparison: Comparison) -> str:
@@ -63,7 +63,7 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
     """Of every learned optimizer: where it wins and loses, what it saves, what it costs, when that pays back."""
     ran = {n for records in comparison.records.values() for n in records}
     names = [n for n, learned in all_optimizers(comparison).items() if learned and n in ran]
-    judged, overall = summary.verdicts(comparison), summary.overall(comparison)
+    judged, overall = analysis.verdicts(comparison), analysis.overall(comparison)
     found = {}
     for name in names:
         if not judged.get(name):
@@ -110,7 +110,7 @@ def _steps(comparison, name, judged):
         horizon, run_to = comparison.panels[panel].horizon, comparison.panels[panel].run_to
         if verdict.num_diverged:
             continue
-        paid = summary.pay_back(comparison, panel, name)
+        paid = analysis.pay_back(comparison, panel, name)
         if paid.steps is None:
             parts.append(f"{paid.best} more than {run_to:,} for {horizon:,} on {panel}")
         else:
@@ -133,7 +133,7 @@ def _cost(comparison, name, judged):
     if meta is None:
         return [*lines, "What its meta-training took is not known."]
     text = f"Meta-training took {duration(meta.seconds)} ({number(meta.num_steps)} inner steps)."
-    paid = [summary.pay_back(comparison, p, name).against_tuning for p in judged]
+    paid = [analysis.pay_back(comparison, p, name).against_tuning for p in judged]
     paid = [p for p in paid if p is not None]
     if paid:
         text += (
@@ -174,14 +174,14 @@ def caveats(comparison: Comparison) -> list[str]:
     for panel, records in comparison.records.items():
         horizon, window = comparison.panels[panel].horizon, comparison.panels[panel].window
         for name, record in records.items():
-            losses = summary.loss_at(record, horizon, window)
+            losses = analysis.loss_at(record, horizon, window)
             if num := int((~np.isfinite(losses)).sum()):
                 diverged.append(f"{name} on {panel} ({num} of {count(len(losses), 'run')})")
             if record.tuned is not None and not np.isfinite(record.tuned.losses).any():
                 hopeless.append(f"{name} on {panel}")
             elif record.tuned is not None and record.tuned.at_edge:
                 edge.append(f"{name} on {panel} ({number(record.tuned.rate)})")
-        if any((summary.loss_at(r, horizon, window) < 0).any() for r in records.values()):
+        if any((analysis.loss_at(r, horizon, window) < 0).any() for r in records.values()):
             negative.append(panel)
         if records and all(r.learned for r in records.values()):
             lone.append(panel)
@@ -219,15 +219,15 @@ def _told(verdict):
 
 def panel_lines(comparison: Comparison) -> dict[str, tuple[str, dict[str, str]]]:
     """By panel, the best baseline in words, and each learned optimizer's ratio to it."""
-    judged, found = summary.verdicts(comparison), {}
+    judged, found = analysis.verdicts(comparison), {}
     for panel, it in comparison.panels.items():
         records = comparison.records[panel]
         if not any(not r.learned for r in records.values()):
             found[panel] = ("no baseline", {})
             continue
-        best = summary.best_baseline(records, it.horizon, it.window)
+        best = analysis.best_baseline(records, it.horizon, it.window)
         with np.errstate(all="ignore"):
-            loss = float(summary.loss_at(records[best], it.horizon, it.window).mean())
+            loss = float(analysis.loss_at(records[best], it.horizon, it.window).mean())
         ratios = {n: f"{_told(judged[n][panel])} ({judged[n][panel].outcome})" for n, r in records.items() if r.learned}
         found[panel] = (f"{best} ({setting(records[best])}), mean loss {number(loss)} at step {it.horizon:,}", ratios)
     return found

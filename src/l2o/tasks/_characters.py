@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-import l2o.data
-from l2o._checks import counts
+from l2o.core.checks import counts
+from l2o.io import data as data_sets
 
 
 class Characters(eqx.Module):
@@ -41,7 +41,7 @@ def load(name: str, *, length: int, batch_size: int, outer_batch_size: int) -> C
     **Raises:** `ValueError` if there is no such text, or a split of it is shorter than a window.
     """
     counts(batch_size=batch_size, outer_batch_size=outer_batch_size)
-    train, test, vocabulary = l2o.data.load_text(name)
+    train, test, vocabulary = data_sets.load_text(name)
     if length < 1 or len(test) <= length:
         raise ValueError(
             f"`length` must be at least 1 and less than the test split of {name!r}, of {len(test)} characters; got {length}."

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-import l2o.data
-from l2o._checks import count, counts
+from l2o.core.checks import count, counts
+from l2o.io import data as data_sets
 from l2o.tasks import _layers
 
 # Examples that go through a network together when a whole split is evaluated.
@@ -65,7 +65,7 @@ def load(data: str, *, labels: Sequence[int] | None, downscale: int, batch_size:
     """
     counts(batch_size=batch_size, outer_batch_size=outer_batch_size)
     count("downscale", downscale, at_least=0)
-    images = l2o.data.load(data)
+    images = data_sets.load(data)
     present = np.unique(images.y_train)
     labels = [int(label) for label in (present if labels is None else labels)]
     if len(set(labels)) < max(2, len(labels)) or not set(labels) <= set(present.tolist()):

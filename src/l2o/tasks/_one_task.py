@@ -2,7 +2,7 @@
 
 import equinox as eqx
 
-from l2o._task import AbstractTask
+from l2o.core.task import AbstractTask
 
 
 class OneTask(eqx.Module):

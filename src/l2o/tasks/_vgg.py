@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-import l2o.data
+from l2o.io import data as data_sets
 
 # Convolutions of each stage; convS_I is the Ith of stage S, and stages are separated by pooling.
 _VGG16 = (2, 2, 3, 3, 3)
@@ -94,7 +94,7 @@ def stride(layers: Sequence[str]) -> int:
 
 
 def _vgg16_weights(layers):
-    arrays = l2o.data.load_vgg16()
+    arrays = data_sets.load_vgg16()
     filters = {layer: jnp.asarray(arrays[f"{layer}.weight"].transpose(2, 3, 1, 0)) for layer in layers}  # OIHW -> HWIO
     # Few channels make small products, which the sums of Winograd's tiles would outweigh.
     filters = {k: _winograd_filters(w) if min(w.shape[2:]) >= _WINOGRAD_FROM else w for k, w in filters.items()}

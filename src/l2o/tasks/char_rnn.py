@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from l2o._checks import count
-from l2o._task import AbstractTask, TaskFamily
+from l2o.core.checks import count
+from l2o.core.task import AbstractTask, TaskFamily
 from l2o.tasks import _characters
 from l2o.tasks._characters import Characters
 from l2o.tasks._one_task import OneTask

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 
-from l2o._checks import count, not_negative, sizes
-from l2o._task import AbstractTask, TaskFamily
+from l2o.core.checks import count, not_negative, sizes
+from l2o.core.task import AbstractTask, TaskFamily
 from l2o.tasks import _images, _layers, _start
 from l2o.tasks._one_task import OneTask
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from l2o._checks import count, not_negative
-from l2o._task import AbstractTask, TaskFamily
+from l2o.core.checks import count, not_negative
+from l2o.core.task import AbstractTask, TaskFamily
 
 HORIZON = 200
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from l2o._checks import counts, real
-from l2o._task import AbstractTask, TaskFamily
+from l2o.core.checks import counts, real
+from l2o.core.task import AbstractTask, TaskFamily
 
 HORIZON = 100
 

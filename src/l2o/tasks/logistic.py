@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-import l2o.data
-from l2o._checks import counts, not_negative, positive
-from l2o._task import AbstractTask, TaskFamily
+from l2o.core.checks import counts, not_negative, positive
+from l2o.core.task import AbstractTask, TaskFamily
+from l2o.io import data as data_sets
 from l2o.tasks._one_task import OneTask
 
 HORIZON = 100
@@ -110,9 +110,9 @@ def family(
 
 
 def _on_table(name, **settings):
-    if name not in l2o.data.names("table"):
-        raise ValueError(f"No table named {name!r}. Tables: {', '.join(l2o.data.names('table'))}.")
-    x_train, y_train, x_test, y_test = l2o.data.load(name)
+    if name not in data_sets.names("table"):
+        raise ValueError(f"No table named {name!r}. Tables: {', '.join(data_sets.names('table'))}.")
+    x_train, y_train, x_test, y_test = data_sets.load(name)
     mean, std = x_train.mean(axis=0, keepdims=True), x_train.std(axis=0, keepdims=True)
     std = np.where(std > 0, std, 1)  # a constant feature becomes 0
     num_classes = int(y_train.max()) + 1

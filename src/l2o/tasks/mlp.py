@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt
 
-import l2o.data
-from l2o._checks import counts, not_negative, sizes
-from l2o._task import AbstractTask, TaskFamily
+from l2o.core.checks import counts, not_negative, sizes
+from l2o.core.task import AbstractTask, TaskFamily
+from l2o.io import data as data_sets
 from l2o.tasks import _start
 from l2o.tasks._one_task import OneTask
 from l2o.tasks._start import Normal
@@ -97,9 +97,9 @@ def family(
         not_negative("init_std", init_std)
     if activation not in ACTIVATIONS:
         raise ValueError(f"No activation named {activation!r}. Activations: {', '.join(ACTIVATIONS)}.")
-    images = l2o.data.load(data)
-    if data not in l2o.data.names("images"):
-        raise ValueError(f"{data!r} is not a set of images. Image sets: {', '.join(l2o.data.names('images'))}.")
+    images = data_sets.load(data)
+    if data not in data_sets.names("images"):
+        raise ValueError(f"{data!r} is not a set of images. Image sets: {', '.join(data_sets.names('images'))}.")
     x_train = images.x_train.reshape(len(images.x_train), -1)
     x_test = images.x_test.reshape(len(images.x_test), -1)
     num_classes = int(images.y_train.max()) + 1

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from l2o._checks import count, not_negative, real
-from l2o._task import AbstractTask, TaskFamily
+from l2o.core.checks import count, not_negative, real
+from l2o.core.task import AbstractTask, TaskFamily
 
 HORIZON = 100
 

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from l2o._checks import count, not_negative
-from l2o._task import AbstractTask, TaskFamily
+from l2o.core.checks import count, not_negative
+from l2o.core.task import AbstractTask, TaskFamily
 
 HORIZON = 200
 

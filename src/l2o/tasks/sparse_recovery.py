@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from l2o._checks import counts, not_negative, real
-from l2o._task import AbstractTask
+from l2o.core.checks import counts, not_negative, real
+from l2o.core.task import AbstractTask
 from l2o.tasks.lasso import objective
 
 HORIZON = 100

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key, PRNGKeyArray, UInt8
 
-import l2o.data
-from l2o._checks import counts, not_negative
-from l2o._task import AbstractTask, TaskFamily, task_key
+from l2o.core.checks import counts, not_negative
+from l2o.core.task import AbstractTask, TaskFamily, task_key
+from l2o.io import data as data_sets
 from l2o.tasks import _vgg
 
 HORIZON = 128
@@ -163,7 +163,7 @@ def family(
     if crop is not None and not 0 < crop <= size:
         raise ValueError(f"`crop` must be from 1 to the size of the pictures, got crop={crop} and size={size}.")
     _check_size((crop or size,), content_layers + style_layers)
-    picture = None if style == "synthetic" else jnp.asarray(l2o.data.load_style(style, size))
+    picture = None if style == "synthetic" else jnp.asarray(data_sets.load_style(style, size))
     targets = _style_targets(net, picture, style_layers, size)
     pictures = None if data == "synthetic" else _pictures(data, split, size)
     scale = 1.0 if crop is None else (crop / size) ** 2
@@ -282,7 +282,7 @@ def _style_targets(net, picture, layers, size):
 
 
 def _pictures(data, split, size):
-    splits = l2o.data.load_pictures(data)
+    splits = data_sets.load_pictures(data)
     if getattr(splits, split, None) is None:
         there = [name for name, value in splits._asdict().items() if value is not None]
         raise ValueError(f"{data} has no split {split!r}. It has: {', '.join(there)}.")

@@ -17,8 +17,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from l2o._checks import counts, not_negative
-from l2o._task import AbstractTask, TaskFamily
+from l2o.core.checks import counts, not_negative
+from l2o.core.task import AbstractTask, TaskFamily
 from l2o.tasks import _characters, _start
 from l2o.tasks._characters import Characters
 from l2o.tasks._one_task import OneTask

@@ -9,7 +9,7 @@ try:
 except ImportError as error:
     raise ImportError("l2o.torch needs PyTorch: pip install 'l2o[torch]'.") from error
 
-from l2o._weights import names as names
+from l2o.io.weights import names as names
 from l2o.torch._optimizer import LearnedOptimizer, load_weights
 from l2o.torch._recorder import Recorder, Recording
 from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat

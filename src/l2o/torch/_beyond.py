@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from l2o._horizon import check_how
+from l2o.io.horizon import check_how
 from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
 
 _B1, _B2 = 0.9, 0.99

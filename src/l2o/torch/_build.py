@@ -4,9 +4,9 @@ import importlib
 import pkgutil
 from typing import Any
 
-from l2o import _contents
-from l2o._contents import PARTITIONED, RESCALED
-from l2o._horizon import check_how
+from l2o.io import contents
+from l2o.io.contents import PARTITIONED, RESCALED
+from l2o.io.horizon import check_how
 from l2o.torch._beyond import beyond
 from l2o.torch._rescaled import Rescaled
 from l2o.torch._rule import AbstractFlat
@@ -38,10 +38,10 @@ def _check(weights):
         raise ValueError(
             f"{_HERE} has no {min(missing)!r}: pass what `load_weights` or `l2o.pretrained.as_dict` return."
         )
-    if weights["architecture"] not in _contents.WRAPPERS:
+    if weights["architecture"] not in contents.WRAPPERS:
         _twin(weights["architecture"])  # first, as the advice is another
     shapes = {name: tuple(array.shape) for name, array in weights["arrays"].items()}
-    _contents.check(weights["architecture"], weights["arguments"], shapes, _HERE)
+    contents.check(weights["architecture"], weights["arguments"], shapes, _HERE)
     for name, array in weights["arrays"].items():
         if not array.is_floating_point() or not array.isfinite().all():
             raise ValueError(f"{_HERE} must be finite floating-point numbers, and {name} ({array.dtype}) is not.")

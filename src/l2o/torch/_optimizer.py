@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2o import _contents as _header
-from l2o import _weights
-from l2o._horizon import passed
+from l2o.io import contents as _header
+from l2o.io import weights as _weights
+from l2o.io.horizon import passed
 from l2o.torch import _build, _state_dict
 from l2o.torch._beyond import Beyond
 from l2o.torch._coordinates import add_, check_gradient, count, flat, named

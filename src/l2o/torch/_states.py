@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2o import _weights
-from l2o._door import shown
-from l2o._files import check_writable, write_whole
+from l2o.io import weights as _weights
+from l2o.io.door import shown
+from l2o.io.files import check_writable, write_whole
 from l2o.torch._build import of_part
 from l2o.torch._coordinates import count
 from l2o.torch._optimizer import LearnedOptimizer, load_weights

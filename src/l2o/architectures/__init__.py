@@ -1,1 +1,0 @@
-"""Update rules. Every public module here is one, found by its name: `build(key, **arguments)`."""

@@ -1,0 +1,1 @@
+"""What a task and a rule are, and the one inner loop."""

@@ -1,0 +1,1 @@
+"""The forms of the meta-gradient through the inner loop."""

@@ -1,5 +1,0 @@
-"""Estimators of the meta-gradient. Every public module here is one, found by its name."""
-
-from l2o.estimators._base import AbstractGradientEstimator, Estimate
-
-__all__ = ["AbstractGradientEstimator", "Estimate"]

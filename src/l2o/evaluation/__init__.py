@@ -1,0 +1,1 @@
+"""Who wins, honestly, and what a rule amounts to."""

@@ -1,0 +1,1 @@
+"""Optimizers made of others, one a file."""

@@ -1,0 +1,191 @@
+r"""What a learned rule does after the steps that it was meta-trained for.
+
+A rule that was meta-trained on runs of $T$ steps knows nothing of what comes after. Some go on improving, some make a run worse
+from there on. So `l2o.load` wraps what it loads: by default the params are held where the rule left them at step $T$.
+"""
+
+import warnings
+from typing import Any, TypeAlias, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from l2o.core.checks import count
+from l2o.core.optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer, OptState
+from l2o.io.horizon import check_how, passed
+from l2o.optimizers.wrappers.partitioned import Partitioned
+
+T = TypeVar("T")
+
+# The rule's state; steps taken, as a float; and of "fallback" the averages m, v and s. Each [num], s. `AbstractCoordinatewise`.
+BeyondState: TypeAlias = tuple[OptState, Float[Array, " num"], tuple[Float[Array, " num"], ...]]
+
+# Of "fallback": Adam's decays, the second one shorter than usual, as it has only some tens of steps to settle.
+_B1, _B2 = 0.9, 0.99
+
+
+class _AbstractBeyond(AbstractFlat):
+    """The arithmetic of both kinds."""
+
+    optimizer: AbstractFlat
+    horizon: int = eqx.field(static=True)
+    how: str = eqx.field(static=True, default="hold")
+    name: str | None = eqx.field(static=True, default=None)  # as told in the warning; None: none is given
+
+    def __check_init__(self):
+        count("horizon", self.horizon)
+        check_how(self.how)
+
+    def __getattr__(self, name):
+        # The rule's own constants, such as `num_units`, are read through the wrapper.
+        if name.startswith("__") or name == "optimizer":
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+    def eval_params(self, opt_state, params):
+        return self.optimizer.eval_params(opt_state[0], params)
+
+    @property
+    def has_eval_params(self):
+        return self.optimizer.has_eval_params
+
+    def silenced(self, length):
+        if self.name is not None and length is not None and length > self.horizon:
+            warnings.warn(passed(self.name, self.horizon, self.how), UserWarning, stacklevel=4)
+        return type(self)(self.optimizer, self.horizon, self.how)
+
+    def init_coordinates(self, num) -> BeyondState:
+        averages = tuple(jnp.zeros(num) for _ in range(3)) if self.how == "fallback" else ()
+        return self.optimizer.init_coordinates(num), jnp.zeros(num), averages
+
+    def update_coordinates(self, gradients, state: BeyondState, params=None):
+        inner, step, averages = state
+        proposed, inner = self.optimizer.update_coordinates(gradients, inner, params)
+        within, end = step < self.horizon, float(self.horizon)
+        if self.how == "hold":
+            after = jnp.zeros_like(proposed)
+        elif self.how == "anneal":
+            factor = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(step / end - 1, 0, 1)))
+            # Not a product where the factor is 0: what a rule proposes so far out need not be finite.
+            after = jnp.where(step < 2 * end, factor.astype(proposed.dtype) * proposed, 0)
+        else:
+            after, averages = self._fallback(gradients, proposed, step, averages)
+        # Counted in single precision, which is exact up to 2²⁴; "hold" and "anneal" need not know how far beyond a run is.
+        counted = step + 1 if self.how == "fallback" else jnp.minimum(step + 1, 2 * end)
+        return jnp.where(within, proposed, after.astype(proposed.dtype)), (inner, counted, averages)
+
+    def _fallback(self, gradients, proposed, step, averages):
+        m, v, s = averages
+        gradient, length = gradients.astype(m.dtype), proposed.astype(s.dtype) ** 2
+        taken = step + 1
+        seen = jnp.isfinite(gradient)
+        m = jnp.where(seen, _B1 * m + (1 - _B1) * gradient, m)
+        v = jnp.where(seen, _B2 * v + (1 - _B2) * gradient**2, v)
+        window = jnp.minimum(taken, max(1.0, self.horizon / 10))
+        learned = (step < self.horizon) & jnp.isfinite(length)
+        s = jnp.where(learned, s + (length - s) / window, s)
+        root = jnp.sqrt(v / (1 - _B2**taken))
+        direction = jnp.where(root > 0, m / (1 - _B1**taken) / jnp.where(root > 0, root, 1), 0)
+        after = -jnp.sqrt(s) * (self.horizon / taken) * direction
+        return jnp.where(seen, after, 0), (m, v, s)
+
+    def _check_state(self, state, mesh):
+        # A place that `update` passes, and a replay of it does not. On a mesh a look at one number would cost a message a step.
+        super()._check_state(state, mesh)
+        if self.name is not None and mesh is None:
+            _tell(state[1], self.horizon, self.name, self.how)
+
+
+class Beyond(_AbstractBeyond):
+    r"""`optimizer` up to step `horizon`, $T$; from there on what `how` says. Made by `l2o.beyond`.
+
+    With $u_t$ what the rule proposes at step $t = 1, 2, \dots$, the update is $u_t$ for $t \le T$, and then
+
+    - "hold": zero. The params stay where they are at step $T$, so that they can never get worse than there.
+    - "anneal": $\tfrac12 (1 + \cos \pi (t - 1 - T) / T)\, u_t$ up to step $2T$, then zero. The noise of the last steps settles,
+        as under a cosine decay of a learning rate. Nothing keeps a rule that is on its way uphill from going on for a while.
+    - "fallback": $-\sqrt{s}\, \frac{T}{t}\, \hat m_t / \sqrt{\hat v_t}$, Adam (Kingma & Ba 2015, algorithm 1, with $\beta_2$ =
+        0.99) in the place of the rule. Its rate is for each coordinate the root mean square $\sqrt{s}$ of the rule's own updates
+        in about the last tenth of its steps, and falls as $1/t$.
+
+    Only "hold" is a guarantee, with a margin of 0, for any loss. For the others cards say what was measured; `l2o.Guarded` bounds
+    what they can do, as it sees the loss. State: the rule's and 1 number for each coordinate, with "fallback" 4.
+    """
+
+
+class CoordinatewiseBeyond(_AbstractBeyond, AbstractCoordinatewise):
+    """`Beyond` of a coordinatewise rule, which is one itself."""
+
+
+def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold", *, name: str | None = None):
+    """`optimizer` that does what `how` says after `horizon` steps: "hold", "anneal" or "fallback" (see `l2o.Beyond`).
+
+    ```python
+    optimizer = l2o.beyond(my_rule, 200)
+    ```
+
+    The parts of an `l2o.Partitioned` are wrapped each for itself. What is wrapped already is wrapped anew, not twice.
+
+    **Arguments:** `name`: a run that passes the horizon warns once (`UserWarning`), and calls the optimizer so. Default: it does
+    not warn, nor where params are divided on explicit axes of a mesh.
+
+    **Raises:** `ValueError` for another `how`, a `horizon` that is no positive whole number, and for a rule that is neither an
+    `l2o.AbstractFlat` nor a `Partitioned` of such.
+    """
+    optimizer = bare(optimizer)
+    if isinstance(optimizer, Partitioned):
+        names = [name, *[None] * (len(optimizer.parts) - 1)]  # one warning for all
+        parts = optimizer.parts.items()
+        return optimizer.with_groups(
+            {part: beyond(rule, horizon, how, name=told) for (part, rule), told in zip(parts, names, strict=True)}
+        )
+    if not isinstance(optimizer, AbstractFlat):
+        raise ValueError(
+            "What happens beyond a horizon is said of a rule on the vector of all coordinates (`l2o.AbstractFlat`), or of a "
+            f"`Partitioned` of such, got a {type(optimizer).__name__}."
+        )
+    kind = CoordinatewiseBeyond if isinstance(optimizer, AbstractCoordinatewise) else Beyond
+    return kind(optimizer, count("horizon", horizon), how, name)
+
+
+def bare(optimizer: T) -> T:
+    """The rule itself, without what `beyond` put around it, or around its parts: to meta-train it on, or to see it fail."""
+    return jax.tree.map(lambda x: x.optimizer if _is_beyond(x) else x, optimizer, is_leaf=_is_beyond)
+
+
+def horizon_of(optimizer: Any) -> int | None:
+    """The horizon that `beyond` gave it, the least of its parts'; None without one."""
+    found = [x.horizon for x in jax.tree.leaves(optimizer, is_leaf=_is_beyond) if _is_beyond(x)]
+    return min(found, default=None)
+
+
+def _is_beyond(x):
+    return isinstance(x, _AbstractBeyond)
+
+
+def _tell(steps, horizon, name, how):
+    """Warns at the first step beyond, inside `jit` too."""
+    if not steps.size:
+        return
+    step = steps[0]
+    if not isinstance(step, Tracer):
+        if float(step) == horizon:
+            warnings.warn(passed(name, horizon, how), UserWarning, stacklevel=5)
+        return
+
+    def tell():
+        warnings.warn(passed(name, horizon, how), UserWarning, stacklevel=2)
+
+    @jax.custom_batching.custom_vmap
+    def tell_if(now):
+        jax.lax.cond(now, lambda: jax.debug.callback(tell), lambda: None)
+        return now
+
+    @tell_if.def_vmap
+    def _tell_any(axis_size, in_batched, now):  # `cond` would run both of its branches
+        return tell_if(jnp.any(now)), False
+
+    tell_if(step == horizon)

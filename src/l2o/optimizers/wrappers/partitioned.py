@@ -1,0 +1,125 @@
+"""Several learned optimizers for one set of params: each leaf is given to one of them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, PyTree
+
+from l2o.core.optimizer import AbstractLearnedOptimizer, CoordinateGroup
+
+Label: TypeAlias = Callable[[tuple[Any, ...], Array], str]
+
+
+class Partitioned(AbstractLearnedOptimizer):
+    r"""The leaves of the params dealt out among `parts`, each of which acts on its own as if there were no others.
+
+    $$[u^{(k)}_t, h^{(k)}_{t+1}] = m_k(\nabla^{(k)}_t, h^{(k)}_t; \varphi_k) \quad \text{for every part } k$$
+
+    The paper's optimizer of convolutional nets is two LSTMs, one for the convolutional parameters and one for the dense ones
+    (Andrychowicz et al. 2016, section 3.3: one for both was worse):
+
+    ```python
+    l2o.Partitioned({"conv": lstm.build(key), "dense": lstm.build(other_key)})
+    ```
+
+    A part is given the params' own structure with `None` in the place of the leaves of others; the state is a dict of the
+    parts' states. `l2o.Blocks` and `l2o.Sampled` apply if all parts are coordinatewise. It may itself be a part.
+
+    **Arguments:**
+
+    - `parts`: learned optimizers by name.
+    - `label`: `label(path, leaf)` is the name of the part that a leaf of the params is given to; `path` as in
+        `jax.tree_util.tree_map_with_path`. Default: the top-level key (or field, or position) that the leaf is under, so params
+        `{"conv": ..., "dense": ...}` need none. Weights files hold no functions: after loading, name the leaves of your own
+        params by `l2o.Partitioned(l2o.load(path).parts, label)`.
+
+    **Raises:** `ValueError` if there are no parts, or one wants the loss (`Guarded`, which goes around this); from `init` and
+    `update` if a leaf's label is no part's name, or a part has no leaves.
+    """
+
+    parts: dict[str, AbstractLearnedOptimizer]
+    label: Label | None = eqx.field(static=True)
+
+    def __init__(self, parts: Mapping[str, AbstractLearnedOptimizer], label: Label | None = None):
+        if not parts:
+            raise ValueError("`parts` is empty: give at least one learned optimizer, by name.")
+        for name, part in parts.items():
+            if part.uses_value:
+                kind = type(part).__name__
+                raise ValueError(
+                    f"Part {name!r} is a {kind}, which evaluates the loss at params of the whole model, but a part has only "
+                    f"some of them. Put it outside: {kind}(Partitioned(...))."
+                )
+        self.parts = dict(parts)
+        self.label = label
+
+    def labels(self, params: PyTree) -> PyTree[str]:
+        """The name of the part that every leaf of `params` is given to, in their structure.
+
+        **Raises:** `ValueError` if one is no part's name, or a part has no leaves.
+        """
+        label = _top_level_key if self.label is None else self.label
+        labels = jax.tree_util.tree_map_with_path(label, params)
+        seen, known = sorted(set(map(str, jax.tree.leaves(labels)))), sorted(self.parts)
+        if seen != known:
+            unknown, idle = [n for n in seen if n not in known], [n for n in known if n not in seen]
+            wrong = f"no part is named {unknown[0]!r}" if unknown else f"no leaf is given to the part {idle[0]!r}"
+            how = "their top-level keys" if self.label is None else "`label`"
+            raise ValueError(
+                f"The params' leaves are named {seen} by {how}, but the parts are {known}: {wrong}. Give every leaf the name of "
+                "a part: `l2o.Partitioned(optimizer.parts, label=lambda path, leaf: ...)`."
+            )
+        return labels
+
+    def coordinate_groups(self, params):
+        labels = self.labels(params)
+        return {
+            name: CoordinateGroup(part, lambda tree, name=name: deal(labels, name, tree))
+            for name, part in self.parts.items()
+        }
+
+    def with_groups(self, rules):
+        return eqx.tree_at(lambda self: self.parts, self, dict(rules))
+
+    def to_spec(self):
+        if self.label is not None:
+            raise ValueError(
+                "Weights files hold no functions, and this `Partitioned` has a `label`. Save "
+                "`l2o.Partitioned(optimizer.parts)`, and after loading give it again: `l2o.Partitioned(loaded.parts, label)`."
+            )
+        return {"architecture": "partitioned", "arguments": {"parts": {n: p.to_spec() for n, p in self.parts.items()}}}
+
+    def init(self, params):
+        labels = self.labels(params)
+        return {name: part.init(deal(labels, name, params)) for name, part in self.parts.items()}
+
+    def update(self, updates, state, params=None, **extra: Any):
+        labels = self.labels(updates)
+        results = {
+            name: part.update(
+                deal(labels, name, updates),
+                state[name],
+                None if params is None else deal(labels, name, params),
+                **extra,
+            )
+            for name, part in self.parts.items()
+        }
+        return eqx.combine(*(u for u, _ in results.values())), {name: new for name, (_, new) in results.items()}
+
+
+def from_spec(arguments: Mapping[str, Any], build: Callable[..., AbstractLearnedOptimizer]) -> Partitioned:
+    """The wrapper that `to_spec` told of; `build(architecture, arguments)` makes a part."""
+    return Partitioned({name: build(**part) for name, part in arguments["parts"].items()})
+
+
+def deal(labels: PyTree[str], name: str, tree: PyTree) -> PyTree:
+    """The leaves of `tree` labelled `name`, and `None` for the others."""
+    return jax.tree.map(lambda label, leaf: leaf if label == name else None, labels, tree)
+
+
+def _top_level_key(path, leaf):
+    if not path:
+        return ""
+    return str(next(getattr(path[0], name) for name in ("key", "name", "idx") if hasattr(path[0], name)))
