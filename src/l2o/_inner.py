@@ -27,10 +27,17 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from l2o import _first_order, _keys
 from l2o._beyond import silenced
-from l2o._checks import count, counts, real
+from l2o._checks import count, counts, kind, real
 from l2o._coordinates import flatten, positions
-from l2o._optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer, Optimizer, with_extra_args
-from l2o._task import AbstractTask, TaskFamily, task_key
+from l2o._optimizer import (
+    AbstractCoordinatewise,
+    AbstractFlat,
+    AbstractLearnedOptimizer,
+    Optimizer,
+    check_optimizer,
+    with_extra_args,
+)
+from l2o._task import AbstractTask, TaskFamily, check_callable, task_key
 from l2o.partitioned import Partitioned, deal
 
 
@@ -92,6 +99,11 @@ class SecondOrder:
 
 MetaGradient = Stored | Blocks | Sampled | SecondOrder
 
+
+def _check_form(form):
+    kind("meta_gradient", form, MetaGradient | None, "`Stored()`, `Blocks()`, `Sampled()`, `SecondOrder()` or None")
+
+
 # Where `Stored` would take more than this many bytes for all tasks that run side by side, `Blocks` is chosen instead. A CPU
 # writes and reads memory beyond its cache more slowly than it replays; an accelerator wants all coordinates at once while
 # they fit.
@@ -150,6 +162,8 @@ def unroll(
     **Raises:** `ValueError` for a `length` that is negative or no whole number, and for a form that the optimizer cannot have.
     """
     count("length", length, at_least=0)
+    check_optimizer("optimizer", optimizer)
+    _check_form(meta_gradient)
     key = _keys.one(key)
     optimizer = silenced(optimizer, length)  # warnings need effects, which a derivative has none of
     if meta_gradient is None:
@@ -519,7 +533,7 @@ class InnerTraining(AbstractInnerProblem):
     - `meta_gradient`: as in `unroll`. The default counts the memory of all episodes that an estimator runs side by side.
 
     **Raises:** `ValueError` if `horizon` or `truncation` is not a positive whole number, `truncation` does not divide `horizon`,
-    or `step_weights` is not of length `horizon`.
+    or `step_weights` is not of length `horizon`; `TypeError` for what is no family, or no form of the meta-gradient.
     """
 
     family: TaskFamily
@@ -531,7 +545,11 @@ class InnerTraining(AbstractInnerProblem):
     num_together: int = eqx.field(static=True, default=1, kw_only=True, repr=False)  # see `side_by_side`
 
     def __check_init__(self):
+        check_callable(self.family)
         check_truncation(self.horizon, self.truncation)
+        kind("split", self.split, str, "the name of a split, such as 'train'")
+        _check_form(self.meta_gradient)
+        kind("step_weights", self.step_weights, jax.Array | np.ndarray | None, "an array [horizon], or None")
         if self.step_weights is not None and self.step_weights.shape != (self.horizon,):
             raise ValueError(
                 f"`step_weights` must have one weight per step of the horizon, got shape {self.step_weights.shape} and "

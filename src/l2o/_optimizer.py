@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from l2o import _coordinates, _meshes
+from l2o._checks import kind
 
 OptState: TypeAlias = PyTree
 
@@ -205,6 +206,16 @@ def _distinct(state, rule):
 
 
 Optimizer: TypeAlias = AbstractLearnedOptimizer | optax.GradientTransformation
+
+
+def check_optimizer(name: str, value: Any) -> Any:
+    """`value`, if it is an optimizer.
+
+    **Raises:** `TypeError` that calls it `name`.
+    """
+    kinds = AbstractLearnedOptimizer | optax.GradientTransformation
+    kind(name, value, kinds, "a learned optimizer or an optax transformation, such as `optax.adam(1e-3)`")
+    return value
 
 
 def with_extra_args(optimizer: Optimizer) -> AbstractLearnedOptimizer | optax.GradientTransformationExtraArgs:

@@ -21,14 +21,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Key, PRNGKeyArray, UInt32
 
 from l2o import _devices, _keys, _weights, baselines, costs, pretrained, scale, tuning
 from l2o._beyond import horizon_of, silenced
-from l2o._checks import counts
+from l2o._checks import counts, kind
 from l2o._files import holding_its_folder
 from l2o._fingerprint import Fingerprints, Unfingerprintable
 from l2o._horizon import passed
+from l2o._optimizer import check_optimizer
 from l2o._panel import Panel
 from l2o._task import TaskFamily, is_deterministic
 from l2o.baselines import Baseline
@@ -96,13 +98,18 @@ def compare(
     or with other optimizers or families under the same names; `FileExistsError` if the folder holds a comparison and
     `resume` is not set, `BlockingIOError` if one goes on in it; `FileNotFoundError` for data that are not there.
     """
-    key, search = _keys.one(key), search or Search()
+    key, search = _keys.one(key), Search() if search is None else search
+    kind("search", search, Search, "an `l2o.Search`, such as `l2o.Search(11, kind='random')`")
+    kind("panels", panels, Mapping, "a mapping from names to panels, such as `l2o.suites.convex.panels()`")
     test_keys = None if test_keys is None else _keys.typed(test_keys, "test_keys")
     counts(num_tasks=num_tasks, tune_tasks=tune_tasks)
+    devices = _devices.chosen(devices)
     contenders = _contenders(optimizers)
     if not panels or not contenders:
         raise ValueError(f"A comparison needs panels and optimizers, got {len(panels)} and {len(contenders)}.")
     for name, panel in panels.items():
+        expected = "a `Panel`, such as `l2o.Panel(lambda: family, horizon=100, run_to=200, source='ours')`"
+        kind(f"panels[{name!r}]", panel, Panel, expected)
         check_panel(panel, f"The panel {name!r}")
     tune_key, test_key = jax.random.split(key)
     drawn = jax.random.split(test_key, num_tasks) if test_keys is None else test_keys
@@ -134,7 +141,7 @@ def compare(
     _warn_of_scale(families, contenders, set(cells) - set(records), keys[1][:4])
     _warn_of_horizon(panels, contenders, set(cells) - set(records))
     programs = [(p, names) for p, names in _programs(cells, contenders) if any((p, n) not in records for n in names)]
-    _work_off(programs, run, devices or jax.local_devices())
+    _work_off(programs, run, devices)
     measured = {}
     for p, panel in panels.items() if measure_costs else ():
         names = [n for n in contenders if (p, n) in records]
@@ -175,17 +182,25 @@ def check_name(name: str) -> None:
 
 def _contenders(optimizers: Mapping[str, Any] | Iterable[str]) -> dict[str, _Contender]:
     if not isinstance(optimizers, Mapping):
+        expected = "names in a list, such as ['adam'], or a mapping from names to optimizers"
+        single = isinstance(
+            optimizers, str | Baseline | optax.GradientTransformation
+        )  # which can be iterated over, too
+        kind("optimizers", optimizers, () if single else Iterable, expected)
         optimizers = {name: name for name in optimizers}
-    return {name: _contender(value) for name, value in optimizers.items()}
+        for name in optimizers:
+            kind("optimizers", name, str | Path, "named, or else in a mapping from a name of your choice to each")
+    return {name: _contender(name, value) for name, value in optimizers.items()}
 
 
-def _contender(value):
+def _contender(name, value):
     if isinstance(value, Baseline):
         return _Contender(baseline=value)
     if isinstance(value, MetaTrained):
         cost = MetaTraining(value.seconds, value.num_episodes, value.num_inner_steps)
         return _Contender(value.optimizer, learned=True, meta_training=cost)
     if not isinstance(value, str | Path):
+        check_optimizer(f"optimizers[{name!r}]", value)
         value = silenced(value)  # under whatever name it was loaded, it is the same rule
         return _Contender(value, learned=bool(jax.tree.leaves(eqx.filter(value, eqx.is_inexact_array))))
     if value in baselines.BASELINES:

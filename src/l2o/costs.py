@@ -13,9 +13,10 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from l2o import _devices
+from l2o._checks import count, kind, positive
 from l2o._inner import InnerState, begin, unroll
-from l2o._optimizer import with_extra_args
-from l2o._task import TaskFamily
+from l2o._optimizer import check_optimizer, with_extra_args
+from l2o._task import TaskFamily, check_callable
 
 
 class StepCost(NamedTuple):
@@ -58,6 +59,12 @@ def measure(
     depends on the gradients. Times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three
     rounds at least).
     """
+    kind("optimizers", optimizers, Mapping, 'a mapping from names to optimizers, such as {"adam": optax.adam(1e-3)}')
+    for name, optimizer in optimizers.items():
+        check_optimizer(f"optimizers[{name!r}]", optimizer)
+    check_callable(family)
+    count("num_steps", num_steps)
+    positive("seconds", seconds)
     task, start, batch_key = begin(family, optax.identity(), key)
     params, sizes = start.params, {}
     calls: dict[str | None, Any] = {None: (_gradients, (task, params, batch_key, num_steps))}

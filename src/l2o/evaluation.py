@@ -13,8 +13,8 @@ from jaxtyping import Float, Key, PRNGKeyArray
 from l2o import _devices, _keys
 from l2o._checks import count, counts
 from l2o._inner import begin, loss_key, unroll
-from l2o._optimizer import Optimizer
-from l2o._task import TaskFamily
+from l2o._optimizer import Optimizer, check_optimizer
+from l2o._task import TaskFamily, check_callable
 
 
 class Curves(NamedTuple):
@@ -45,9 +45,12 @@ def evaluate(
     `metrics_splits`: where metrics are taken; "accuracy" is that on "test", "train_accuracy" that on "train".
     Diverged runs are in the result as what they are: inf or NaN.
 
-    **Raises:** `ValueError` for a `horizon` that is negative, or numbers that are not positive and whole.
+    **Raises:** `ValueError` for a `horizon` that is negative, or numbers that are not positive and whole; `TypeError` for what is
+    no optimizer or no family.
     """
     key = _keys.one(key)
+    check_optimizer("optimizer", optimizer)
+    check_callable(family)
     count("horizon", horizon, at_least=0)
     counts(num_tasks=num_tasks, batch_size=batch_size)
     devices = _devices.share(num_tasks, devices)

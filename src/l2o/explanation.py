@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 from l2o import _keys, baselines, surrogates
 from l2o._checks import count, counts
 from l2o._inner import InnerState, begin, unroll
-from l2o._optimizer import AbstractLearnedOptimizer, Optimizer, with_extra_args
+from l2o._optimizer import AbstractLearnedOptimizer, Optimizer, check_optimizer, with_extra_args
 from l2o._task import AbstractTask, TaskFamily, check_family, is_deterministic
 from l2o.evaluation import evaluate
 from l2o.partitioned import Partitioned
@@ -136,6 +136,7 @@ def explain(
     rule's runs diverge, or if it proposes no updates; as `check_family` for a broken family.
     """
     told = on_stage or (lambda words: None)
+    check_optimizer("optimizer", optimizer)
     key = _keys.one(key)
     count("horizon", horizon)
     if any(n is not None and n < 2 for n in (num_tasks, num_fitted)):

@@ -16,11 +16,11 @@ from jaxtyping import PRNGKeyArray
 from l2o import _devices, _events, _keys
 from l2o._beyond import bare
 from l2o._checkpoint import Checkpoints
-from l2o._checks import count, counts, positive, real
+from l2o._checks import count, counts, flags, kind, positive, real
 from l2o._files import holding_its_folder
 from l2o._inner import InnerTraining
 from l2o._optimizer import AbstractLearnedOptimizer, Optimizer
-from l2o._task import TaskFamily, check_family
+from l2o._task import TaskFamily, check_callable, check_family
 from l2o.estimators import AbstractGradientEstimator
 from l2o.evaluation import loss_curves
 
@@ -44,6 +44,7 @@ class Validation:
     batch_size: int | None = None
 
     def __post_init__(self):
+        check_callable(self.family)
         counts(
             horizon=self.horizon,
             num_tasks=self.num_tasks,
@@ -149,7 +150,9 @@ def meta_train(
     optimizer, estimator, family, outer optimizer, key, ... than before is to be resumed (it says which); `FileExistsError` if
     `folder` holds a run and `resume` is not set, `BlockingIOError` if a run in it goes on; `OSError` where the disk fills up.
     """
-    outer_opt = outer_opt or default_outer_optimizer()
+    outer_opt = default_outer_optimizer() if outer_opt is None else outer_opt
+    kind("outer_opt", outer_opt, optax.GradientTransformation, "an optax transformation, such as `optax.adam(1e-3)`")
+    kind("validation", validation, Validation | None, "an `l2o.Validation`, or None")
     key = _keys.one(key)
     optimizer = bare(optimizer)
     _check_trainable(optimizer)
@@ -168,6 +171,7 @@ def meta_train(
     for part in estimator.parts:
         if isinstance(part.problem, InnerTraining):
             check_family(part.problem.family, jax.random.fold_in(key, 1))
+    flags(resume=resume)
     devices = _devices.share(estimator.num_tasks if estimator.jitted else 1, devices)
     init, estimate = (_init_jitted, _estimate_jitted) if estimator.jitted else (_init, _estimate)
     checkpoints = (

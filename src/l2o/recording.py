@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from l2o import _keys, pretrained
-from l2o._checks import count, counts
+from l2o._checks import count, counts, kind
 from l2o._inner import later_gradients
 from l2o._optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer
 from l2o.estimators import AbstractGradientEstimator, Estimate
@@ -187,6 +187,7 @@ class RecordedLoop(AbstractGradientEstimator):
     problem: None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        kind("loop", self.loop, callable, "a function `loop(make_optimizer, seed)`")
         count("num_tasks", self.num_tasks)
         counts(truncation=self.truncation, block=self.block)
 
