@@ -126,11 +126,7 @@ def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold",
     """
     optimizer = bare(optimizer)
     if isinstance(optimizer, Partitioned):
-        names = [name, *[None] * (len(optimizer.parts) - 1)]  # one warning for all
-        parts = {
-            part: beyond(rule, horizon, how, name=told)
-            for (part, rule), told in zip(optimizer.parts.items(), names, strict=True)
-        }
+        parts = {part: beyond(rule, horizon, how, name=name) for part, rule in optimizer.parts.items()}
         return Partitioned(parts, optimizer.label)
     if not isinstance(optimizer, AbstractFlat):
         raise ValueError(
@@ -150,9 +146,9 @@ def silenced(optimizer: T, horizon: int | None = None) -> T:
     """The optimizer without its warning, for loops that know their length; with a `horizon`, which is warned of here and now."""
     found = []
     quiet = _replaced(optimizer, lambda w: found.append(w) or type(w)(w.optimizer, w.horizon, w.how))
-    for wrapper in found:
-        if wrapper.name is not None and horizon is not None and horizon > wrapper.horizon:
-            warnings.warn(passed(wrapper.name, wrapper.horizon, wrapper.how), UserWarning, stacklevel=3)
+    passing = [w for w in found if w.name is not None and horizon is not None and horizon > w.horizon]
+    for message in {passed(w.name, w.horizon, w.how): None for w in passing}:  # one for all parts
+        warnings.warn(message, UserWarning, stacklevel=3)
     return quiet
 
 
@@ -174,22 +170,35 @@ def _tell(steps, horizon, name, how):
     """Warns at the first step beyond, inside `jit` too."""
     if not steps.size:
         return
-    step = steps[0]
+    step, message = steps[0], passed(name, horizon, how)
     if not isinstance(step, Tracer):
-        if float(step) == horizon:
-            warnings.warn(passed(name, horizon, how), UserWarning, stacklevel=5)
+        if float(step) <= horizon:
+            _tell_once(float(step) == horizon, message, stacklevel=6)
         return
 
-    def tell():
-        warnings.warn(passed(name, horizon, how), UserWarning, stacklevel=2)
+    def tell(now):
+        _tell_once(bool(now), message, stacklevel=3)
 
     @jax.custom_batching.custom_vmap
-    def tell_if(now):
-        jax.lax.cond(now, lambda: jax.debug.callback(tell), lambda: None)
+    def tell_if(now, before):
+        jax.lax.cond(now | before, lambda: jax.debug.callback(tell, now), lambda: None)
         return now
 
     @tell_if.def_vmap
-    def _tell_any(axis_size, in_batched, now):  # `cond` would run both of its branches
-        return tell_if(jnp.any(now)), False
+    def _tell_any(axis_size, in_batched, now, before):  # `cond` would run both of its branches
+        return tell_if(jnp.any(now), jnp.any(before)), False
 
-    tell_if(step == horizon)
+    tell_if(step == horizon, step == horizon - 1)
+
+
+# Warnings given, each until a run comes to the step before. All parts of a `Partitioned` take the same step, and gradients that
+# are accumulated (`optax.MultiSteps`) the same one again and again.
+_TOLD: set[str] = set()
+
+
+def _tell_once(now, message, stacklevel):
+    if not now:
+        _TOLD.discard(message)
+    elif message not in _TOLD:
+        _TOLD.add(message)
+        warnings.warn(message, UserWarning, stacklevel=stacklevel)

@@ -155,7 +155,8 @@ def load(
         the params where they are then, so that no run ever gets worse. To go on training, "fallback" hands over to Adam, with
         steps as large as the rule's last ones and then smaller, and "anneal" lets the rule's own steps fall to zero
         (`l2o.Beyond`). A run that passes the horizon warns once (`UserWarning`). None: the rule as it is, without a warning,
-        to meta-train it on or to look at it; it may ruin a long run.
+        to meta-train it on or to look at it; it may ruin a long run. A warning inside `jit` is a call of Python, which
+        `jax.export` refuses: load with a `horizon` what is to be exported, and it is told here and now.
 
     A `l2o.Partitioned` optimizer tells the leaves of your params apart by their top-level keys, or else by your function:
     `l2o.Partitioned(l2o.load(name).parts, label)`.
