@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from l2o import _first_order, _keys
 from l2o._beyond import silenced
 from l2o._checks import count, counts, kind, real
-from l2o._coordinates import flatten, positions
+from l2o._coordinates import conjugate, flatten, positions
 from l2o._optimizer import (
     AbstractCoordinatewise,
     AbstractFlat,
@@ -202,7 +202,7 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False, rec
     def step(state, _):
         step_key = jax.random.fold_in(key, state.step)
         loss, gradient, loss_gradient = evaluate(state.params, task, step_key, split)
-        gradient = _conjugate(gradient)  # of complex params, as optax's rules and ours take it
+        gradient = conjugate(gradient)  # of complex params, as optax's rules and ours take it
         extra: dict[str, Any] = {}
         if getattr(optimizer, "uses_value", True):
             value_fn = (lambda params: task.loss(params, step_key)) if second_order else None
@@ -212,15 +212,10 @@ def _scan(task, optimizer, state, key, length, split, *, second_order=False, rec
         params = optax.apply_updates(state.params, updates)
         if eval_params is not None:  # the loss is reported where the rule says its answer is
             loss = task.loss(eval_params(state.opt_state, state.params), loss_key(key, state.step, split), split=split)
-        recorded = (loss, flatten(gradient)[0], flatten(_conjugate(loss_gradient))[0]) if recording else loss
+        recorded = (loss, flatten(gradient)[0], flatten(conjugate(loss_gradient))[0]) if recording else loss
         return InnerState(params, opt_state, state.step + 1), recorded
 
     return jax.lax.scan(step, state, length=length)
-
-
-def _conjugate(tree):
-    """What JAX has for the derivative by a complex number is the conjugate of the vector of its parts' derivatives."""
-    return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
 
 
 def _with_dtypes_of(old, new):
@@ -352,7 +347,7 @@ def _replay_backward(optimizer, run, weights, key, form):
 def _replay_group(optimizer, run, weights, key, form):
     """The same for one coordinatewise rule."""
     params, unravel = flatten(run.params)
-    ct_final = None if run.ct_final is None else (flatten(_conjugate(run.ct_final[0]))[0], run.ct_final[1])
+    ct_final = None if run.ct_final is None else (flatten(conjugate(run.ct_final[0]))[0], run.ct_final[1])
     # Coordinates are on the last axis of every leaf.
     everything = (params, run.opt_state, run.gradients, run.loss_gradients, ct_final)
     index, factor, count = _choose(everything, weights, run.wants_start, key, form)
@@ -388,7 +383,7 @@ def _replay_group(optimizer, run, weights, key, form):
 
     zeros = jax.tree.map(jnp.zeros_like, (arrays, (params, run.opt_state)))
     ct_arrays, (ct_params, ct_opt_state) = jax.lax.fori_loop(0, (count + size - 1) // size, one_block, zeros)
-    return ct_arrays, _conjugate(unravel(ct_params)), ct_opt_state
+    return ct_arrays, conjugate(unravel(ct_params)), ct_opt_state
 
 
 def _run_coordinates(rule, gradients, opt_state, params):

@@ -14,6 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from l2o import _devices
 from l2o._checks import count, kind, positive
+from l2o._coordinates import conjugate
 from l2o._inner import InnerState, begin, unroll
 from l2o._optimizer import check_optimizer, with_extra_args
 from l2o._task import TaskFamily, check_callable
@@ -106,7 +107,7 @@ def _gradients(task, params, key, num_steps):
 
     def step(params, index):
         loss, gradient = jax.value_and_grad(task.loss)(params, jax.random.fold_in(key, index))
-        return jax.tree.map(lambda p, g: p - 1e-9 * g, params, gradient), loss
+        return jax.tree.map(lambda p, g: p - 1e-9 * g, params, conjugate(gradient)), loss
 
     return jax.lax.scan(step, params, jnp.arange(num_steps))
 

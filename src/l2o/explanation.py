@@ -12,11 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from l2o import _keys, baselines, surrogates
 from l2o._checks import count, counts
+from l2o._coordinates import conjugate, flatten, num_coordinates
 from l2o._inner import InnerState, begin, unroll
 from l2o._optimizer import AbstractLearnedOptimizer, Optimizer, check_optimizer, with_extra_args
 from l2o._task import AbstractTask, TaskFamily, check_family, is_deterministic
@@ -149,7 +149,7 @@ def explain(
     fit_key, test_key, tune_key, draw_key = jax.random.split(key, 4)
     params = eqx.filter_eval_shape(lambda: family(fit_key).init(fit_key))
     mine = _leaves_of(optimizer, part, params)
-    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    sizes = [num_coordinates(leaf) for leaf in jax.tree.leaves(params)]
     small = sum(sizes) <= _SMALL
     num_tasks = num_tasks or (256 if small else 10)
     num_fitted = num_fitted or (64 if small else 10)
@@ -251,13 +251,13 @@ class _Watched(AbstractLearnedOptimizer):
     length: int = eqx.field(static=True)
 
     def init(self, params):
-        zeros = jnp.zeros((self.length, self.index.size), ravel_pytree(params)[0].dtype)
+        zeros = jnp.zeros((self.length, self.index.size), flatten(params)[0].dtype)
         return self.rule.init(params), jnp.zeros((), jnp.int32), (zeros, zeros, zeros)
 
     def update(self, updates, state, params=None, **extra):
         opt_state, step, record = state
         proposed, opt_state = with_extra_args(self.rule).update(updates, opt_state, params, **extra)
-        now = [ravel_pytree(tree)[0][self.index] for tree in (params, updates, proposed)]
+        now = [flatten(tree)[0][self.index] for tree in (params, updates, proposed)]
         record = tuple(kept.at[step].set(row) for kept, row in zip(record, now, strict=True))
         return proposed, (opt_state, step + 1, record)
 
@@ -321,12 +321,16 @@ def _drawn_coordinates(sizes, mine, key):
 
 
 def _label(params, position):
-    """A coordinate as one would write it: θ['w'][3, 7]."""
+    """A coordinate as one would write it: θ['w'][3, 7], or Re θ['w'][3, 7] of a complex number's two."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if position < leaf.size:
+        num = num_coordinates(leaf)
+        if position < num:
+            part = ""
+            if num > leaf.size:
+                part, position = ("Re ", "Im ")[position % 2], position // 2
             place = ", ".join(str(int(i)) for i in np.unravel_index(position, leaf.shape))
-            return f"θ{jax.tree_util.keystr(path)}" + (f"[{place}]" if place else "")
-        position -= leaf.size
+            return f"{part}θ{jax.tree_util.keystr(path)}" + (f"[{place}]" if place else "")
+        position -= num
     raise AssertionError("a position beyond the params")
 
 
@@ -376,13 +380,13 @@ def _swept(
     """The coordinate's update for each value of its gradient; state, params and all other gradients as they are."""
     step_key = jax.random.fold_in(key, state.step)
     loss, gradient = jax.value_and_grad(task.loss)(state.params, step_key)
-    flat, unravel = ravel_pytree(gradient)
+    flat, rebuild = flatten(conjugate(gradient))
 
     def one(value):
-        changed = unravel(flat.at[position].set(value))
+        changed = rebuild(flat.at[position].set(value))
         extra = {"value": loss, "grad": changed, "value_fn": lambda params: task.loss(params, step_key)}
         updates, _ = with_extra_args(optimizer).update(changed, state.opt_state, state.params, **extra)
-        return ravel_pytree(updates)[0][position]
+        return flatten(updates)[0][position]
 
     return jax.lax.map(one, values)
 
