@@ -972,6 +972,72 @@ def test_b10_what_is_no_pytree_is_used_as_it_is():
     assert float(later.loss(jnp.ones(2), KEY)) == 6.0
 
 
+class Centred:
+    """No pytree."""
+
+    def __init__(self, centre):
+        self.centre, self.inner = centre, {"owner": self}
+
+    def loss(self, x, key):
+        return jnp.sum((x - self.inner["owner"].centre) ** 2)
+
+
+def _with_rules(kind, loss):
+    """`loss` with a derivative of its own, which is twice the true one."""
+    own = kind(loss)
+    if kind is jax.custom_jvp:
+        own.defjvp(lambda at, by: (loss(*at), 2 * jax.jvp(lambda x: loss(x, at[1]), at[:1], by[:1])[1]))
+    else:
+        own.defvjp(lambda x, key: (loss(x, key), (x, key)), lambda at, by: (2 * by * jax.grad(loss)(*at), None))
+    return own
+
+
+def _looped(loss):
+    factors = [1.0]
+    factors.append(factors)
+    return lambda x, key: factors[0] * loss(x, key)
+
+
+@pytest.mark.parametrize(
+    ("make", "factor"),
+    [
+        (lambda centre: Centred(centre).loss, 1),
+        (lambda centre: functools.partial(lambda o, x, key: o.loss(x, key), Centred(centre)), 1),
+        (lambda centre: eqx.filter_jit(lambda x, key: jnp.sum((x - centre) ** 2)), 1),
+        (lambda centre: _with_rules(jax.custom_jvp, lambda x, key: jnp.sum((x - centre) ** 2)), 2),
+        (lambda centre: _with_rules(jax.custom_vjp, lambda x, key: jnp.sum((x - centre) ** 2)), 2),
+        (lambda centre: _looped(lambda x, key: jnp.sum((x - centre) ** 2)), 1),
+    ],
+    ids=["method", "partial", "filter_jit", "custom_jvp", "custom_vjp", "a list that holds itself"],
+)
+def test_b10_whatever_holds_what_was_drawn_the_task_is_a_pytree_of_it(make, factor):
+    def family(key):
+        return l2o.FunctionTask(lambda key: jnp.zeros(3), make(jax.random.normal(key, (3,))))
+
+    keys, x = jax.random.split(KEY, 2), jnp.ones(3)
+    tasks = jax.vmap(family)(keys)
+    losses, slopes = jax.vmap(lambda task, key: jax.value_and_grad(task.loss)(x, key))(tasks, keys)
+    centres = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+    np.testing.assert_allclose(losses, jnp.sum((x[None] - centres) ** 2, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(slopes, factor * 2 * (x[None] - centres), rtol=1e-5)
+    assert "\n" not in repr(tasks.loss_fn)
+
+
+def test_b10_an_object_without_tracers_is_the_one_that_was_given():
+    class Counting:
+        calls = 0
+
+        def loss(self, x, key):
+            self.calls += 1
+            return jnp.sum(x)
+
+    counting = Counting()
+    counting.scale = jnp.ones(2)
+    task = l2o.FunctionTask(lambda key: jnp.ones(2), counting.loss)
+    task.loss(jnp.ones(2), KEY)
+    assert counting.calls == 1
+
+
 def test_b10_objects_that_call_themselves_equal_are_two():
     class Same:
         def __init__(self, rate):
