@@ -177,7 +177,7 @@ def readers():
         "header": pretrained.header,
         "describe": pretrained.describe,
         "explain": lambda path: _explain.family_of(path, None, None),
-        "compare": comparison._contender,
+        "compare": lambda path: comparison._contender("it", path),
         "stylize": lambda path: _stylize._optimizer(path, None, 10),
         "torch": lambda path: l2o_torch.LearnedOptimizer([torch.nn.Parameter(torch.ones(2))], path),
         "torch.load_weights": l2o_torch.load_weights,
