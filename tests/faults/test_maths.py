@@ -845,6 +845,10 @@ REFUSED = {
     "scale.measure('adam', bowl, horizon=1)": "`optimizer` must be a learned optimizer",
     "horizons.measure(RULE, bowl, horizon=2.5)": "`horizon` must be a whole number, got 2.5",
     "costs.measure([RULE], bowl, key=KEY)": "`optimizers` must be a mapping from names to optimizers",
+    "statistics.bootstrap_interval(np.ones(3), confidence=95)": "`confidence` must be between 0 and 1, such as 0.95, got 95",
+    "statistics.mean_band(np.ones((3, 2)), num_resamples=0)": "`num_resamples` must be at least 1, got 0",
+    "statistics.ratio_interval(np.ones(3), np.ones(4))": "`numerator` and `denominator` must be of the same tasks",
+    "statistics.aggregate({})": "`scores` must hold at least one family",
     "l2o.load('')": "`name_or_path` must be the name of an optimizer or a path, got ''",
     "l2o.load(None)": "`name_or_path` must be the name of an optimizer or a path, got None",
     "l2o.pretrained.save('x', lstm.build(KEY), recipe={'loss': bowl})": "`recipe` must be what JSON can hold: a function",
@@ -857,7 +861,7 @@ import sys, json
 import jax, numpy as np, optax
 import l2o
 from fakes import Descent, bowl
-from l2o import comparison, costs, horizons, imitation, scale
+from l2o import comparison, costs, horizons, imitation, scale, statistics
 from l2o.architectures import lstm, ntm_bfgs
 from l2o.cli import _common
 from l2o.estimators.bptt import BPTT
