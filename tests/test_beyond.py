@@ -4,6 +4,7 @@ import math
 import warnings
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -91,7 +92,7 @@ def test_parts_are_wrapped_each_for_itself():
     pair = l2o.Partitioned({"a": descent(0.1), "b": descent(0.2)})
     wrapped = l2o.beyond(pair, 3, name="pair")
     assert {type(part).__name__ for part in wrapped.parts.values()} == {"CoordinatewiseBeyond"}
-    assert [part.name for part in wrapped.parts.values()] == ["pair", None]  # warns once
+    assert [part.name for part in wrapped.parts.values()] == ["pair", "pair"]  # and warn once
     again = l2o.Partitioned(wrapped.parts, lambda path, leaf: "b" if path[0].key == "x" else "a")
     params = {"x": jnp.ones(1), "y": jnp.ones(2)}
     state = again.init(params)
@@ -392,6 +393,36 @@ def test_half_precision_cannot_count_so_far(one_thread):
 def test_a_rescaled_rule_warns_at_its_horizon_too():
     with pytest.warns(UserWarning, match="mine was meta-trained on runs of 3 steps"):
         run(l2o.Rescaled(l2o.beyond(tiny_lstm(), 3, name="mine"), 1.0), 5)
+
+
+def warned(step, params, state, num):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(num):
+            _, state = step(params, state)
+        jax.effects_barrier()
+    return len(told)
+
+
+@pytest.mark.parametrize("jitted", [True, False])
+def test_accumulated_gradients_and_several_parts_warn_once(jitted):
+    wrap = jax.jit if jitted else lambda function: function
+    rule = l2o.beyond(descent(), 3, name="mine")
+    accumulating = optax.MultiSteps(rule.as_optax(), 2)
+    step = wrap(lambda p, s: accumulating.update(p, s, p))
+    for _ in range(2):
+        assert warned(step, jnp.ones(2), accumulating.init(jnp.ones(2)), 12) == 1
+    pair, params = l2o.beyond(l2o.Partitioned({"a": descent(), "b": descent()}), 3, name="pair"), {"a": 1.0, "b": 2.0}
+    assert warned(wrap(lambda p, s: pair.update(p, s, p)), params, pair.init(params), 6) == 1
+    part = pair.parts["b"]  # used alone
+    assert warned(wrap(lambda p, s: part.update(p, s, p)), 2.0, part.init(2.0), 6) == 1
+
+
+def test_what_was_loaded_for_so_many_steps_can_be_exported(saved):
+    optimizer, params = l2o.load(saved, horizon=4), jnp.ones(2)
+    exported = jax.export.export(jax.jit(lambda g, s: optimizer.update(g, s)))(params, optimizer.init(params))
+    updates, _ = exported.call(params, optimizer.init(params))
+    np.testing.assert_allclose(updates, tiny_lstm().update(params, tiny_lstm().init(params))[0], rtol=1e-6)
 
 
 def test_of_parts_the_least_horizon_is_saved(tmp_path):

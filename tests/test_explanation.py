@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import warnings
 
 import fakes
@@ -225,6 +226,32 @@ def test_a_coordinatewise_rule_is_swept_by_two_routes():
     found = list(explanation._responses(rule, {"replayed": rule}, family, key, index, {0: "θ[0]"}, path, 10))
     for one in found:
         np.testing.assert_allclose(one.updates["replayed"], one.updates["rule"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_complex_number_is_explained_as_its_two_parts():
+    """As the real problem of twice as many coordinates is."""
+
+    def family(key, is_complex):
+        curvature = jnp.asarray([1.0, 3.0])
+
+        def init(key):
+            parts = jax.random.normal(key, (2, 2))
+            return jax.lax.complex(parts[:, 0], parts[:, 1]) if is_complex else parts
+
+        def loss(z, key):
+            return jnp.sum(curvature * (jnp.abs(z) ** 2 if is_complex else jnp.sum(z**2, axis=1)))
+
+        return l2o.FunctionTask(init, loss)
+
+    options = {"horizon": 5, "num_tasks": 3, "num_fitted": 3, "key": jax.random.key(0)}
+    ours, theirs = (
+        l2o.explain(optax.sgd(0.1), functools.partial(family, is_complex=c), **options) for c in (True, False)
+    )
+    for one, other in zip(ours.responses, theirs.responses, strict=True):
+        np.testing.assert_allclose(one.updates["rule"], other.updates["rule"], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose((one.gradient, one.update), (other.gradient, other.update), rtol=1e-5)
+        row, column = re.fullmatch(r"θ\[(\d), (\d)\]", other.coordinate).groups()
+        assert one.coordinate == f"{('Re', 'Im')[int(column)]} θ[{row}]"
 
 
 def test_it_is_written_as_text_json_and_figures(whole, tmp_path):

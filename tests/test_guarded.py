@@ -271,9 +271,9 @@ def test_what_it_refuses():
         ValueError, match=r"`update` needs them: `optimizer\.update\(gradient, state, params, value=loss"
     ):
         l2o.Guarded(turning()).update(jnp.ones(2), l2o.Guarded(turning()).init(jnp.ones(2)))
-    with pytest.raises(ValueError, match=r"at least 1 .* got window=0, race=None and patience=5"):
+    with pytest.raises(ValueError, match="`window` must be at least 1, got 0"):
         l2o.Guarded(turning(), window=0)
-    with pytest.raises(ValueError, match=r"`margin` must lie between 0 and 1 .* got margin=1\.5"):
+    with pytest.raises(ValueError, match=r"`margin` must lie between 0 and 1, got 1\.5"):
         l2o.Guarded(turning(), margin=1.5)
 
 

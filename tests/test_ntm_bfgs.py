@@ -195,7 +195,7 @@ def test_it_needs_params_for_differences_only():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match=r"Sizes must be at least 1, got num_read=0, memory_pairs=0\."):
+    with pytest.raises(ValueError, match=r"`num_read` must be at least 1, got 0\."):
         tiny(num_read=0, memory_pairs=0)
     with pytest.raises(
         ValueError, match=r"`num_global` must be from 0 to `num_units`, got num_global=5 and num_units=4"

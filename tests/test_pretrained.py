@@ -37,6 +37,14 @@ def test_the_header_has_the_whole_provenance(saved):
     assert header["versions"]["jax"] == jax.__version__
 
 
+def test_numpys_numbers_in_a_recipe_are_numbers(tmp_path):
+    recipe = {"horizon": np.int64(5), "loss": np.float32(0.5), "scales": np.arange(2), "rate": jnp.asarray(2.0)}
+    pretrained.save(tmp_path / "mine.safetensors", tiny_lstm(), recipe=recipe)
+    header = pretrained.header(tmp_path / "mine.safetensors")
+    assert header["recipe"] == {"horizon": 5, "loss": 0.5, "scales": [0, 1], "rate": 2.0}
+    assert header["horizon"] == 5
+
+
 def test_any_safetensors_reader_sees_arrays_by_their_path(saved):
     leaves = safetensors.numpy.load_file(saved)
     assert set(leaves) == {".cells[0].weight", ".cells[0].bias", ".readout", ".bias"}

@@ -185,7 +185,7 @@ def fuzz_weights(num, folder):
         "header": pretrained.header,
         "describe": pretrained.describe,
         "explain": lambda path: _explain.family_of(path, None, None),
-        "compare": comparison._contender,
+        "compare": lambda path: comparison._contender("it", path),
         "stylize": lambda path: _stylize._optimizer(path, None, 10),
         "torch": lambda path: build(l2o_torch.load_weights(path)),
     }

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 import l2o
 from l2o.core import plugins, scale
+from l2o.evaluation import costs
 from l2o.evaluation.surrogates import Surrogate
 from l2o.optimizers import lstm, ntm_bfgs
 
@@ -173,6 +174,13 @@ def test_w8_families_with_complex_params_are_taken():
     l2o.check_family(lambda key: sphere(), KEY, num_tasks=2)
     losses = l2o.loss_curves(tiny_lstm(), lambda key: sphere(), horizon=3, num_tasks=2, key=KEY)
     assert np.isfinite(losses).all()
+
+
+def test_w8_costs_are_of_steps_downhill(x64):
+    start = START.astype(jnp.complex128)
+    moved, losses = costs._gradients(sphere(jnp.complex128), start, KEY, 3)
+    np.testing.assert_allclose((start - moved) / 1e-9, 3 * 2 * start, rtol=1e-6)
+    assert losses[2] < losses[0]
 
 
 def sharded(*calls):

@@ -266,6 +266,8 @@ def test_w10_not_a_number_is_a_gradient_like_any_other(weights):
     ("options", "message"),
     [
         ({"lr": float("nan")}, "`lr` must be finite"),
+        ({"lr": True}, "`lr` must be a number, got True"),
+        ({"weight_decay": False}, "`weight_decay` must be a number, got False"),
         ({"lr": float("inf")}, "`lr` must be finite"),
         ({"lr": torch.tensor([1.0, 2.0])}, r"`lr` must be one number, got a tensor of shape \(2,\)"),
         ({"lr": "fast"}, "`lr` must be a number, got 'fast'"),

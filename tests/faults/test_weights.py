@@ -5,9 +5,11 @@ import io
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -180,7 +182,7 @@ def readers():
         "header": pretrained.header,
         "describe": pretrained.describe,
         "explain": lambda path: _explain.family_of(path, None, None),
-        "compare": comparison._contender,
+        "compare": lambda path: comparison._contender("it", path),
         "stylize": lambda path: _stylize._optimizer(path, None, 10),
         "torch": lambda path: l2o_torch.LearnedOptimizer([torch.nn.Parameter(torch.ones(2))], path),
         "torch.load_weights": l2o_torch.load_weights,
@@ -459,6 +461,34 @@ def test_w12_grey_of_16_bits_and_floating_point_is_scaled(tmp_path, name, pictur
     else:
         Image.fromarray(picture).save(path, **options)
     np.testing.assert_array_equal(np.asarray(read(path)), np.repeat(EXPECTED[..., None], 3, axis=2))
+
+
+def png(row, width, depth, colour, transparent):
+    """A PNG file of one row of grey (`colour` 0) or RGB (2) numbers, one of which is transparent."""
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": transparent, b"IDAT": zlib.compress(b"\0" + row), b"IEND": b""}
+    found = b"\x89PNG\r\n\x1a\n"
+    for name, content in chunks.items():
+        found += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        (png(GREY[0].astype(">u2").tobytes(), 3, 16, 0, b"\x33\x33"), [0, 255, 102]),
+        (png(bytes([0b00011011]), 4, 2, 0, b"\0\x01"), [0, 255, 170, 255]),
+        (png(bytes([0x12, 0x30]), 3, 4, 0, b"\0\x02"), [17, 255, 51]),
+        (png(bytes([1, 2, 3]), 3, 8, 0, b"\0\x02"), [1, 255, 3]),
+        (png(bytes([7, 9] * 3 + [5, 0] * 3), 2, 16, 2, bytes([7, 9] * 3)), [255, 5]),
+    ],
+    ids=["16", "2", "4", "8", "RGB of 16"],
+)
+def test_w12_the_transparent_number_of_a_png_is_white(tmp_path, picture, expected):
+    (tmp_path / "it.png").write_bytes(picture)
+    np.testing.assert_array_equal(
+        np.asarray(read(tmp_path / "it.png"))[0], np.repeat(np.array(expected)[:, None], 3, axis=1)
+    )
 
 
 @pytest.mark.parametrize(

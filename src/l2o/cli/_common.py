@@ -1,6 +1,7 @@
 """What commands share: arguments, tasks and optimizers by name, progress bars."""
 
 import contextlib
+import inspect
 import json
 import shlex
 import sys
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from l2o.core import plugins
+from l2o.io import door
 from l2o.io.files import check_writable, write_whole
 
 # What is printed is text: "[" and ":name:" in a name or a path are no markup.
@@ -39,11 +41,16 @@ def parse_settings(settings: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
-def find_family(task: str, settings: dict[str, Any]):
+def find_family(task: str, settings: dict[str, Any]) -> tuple[Any, int]:
     """The family named by a task or module:attribute, and its usual horizon."""
     if ":" in task:
         found = plugins.user_attribute(task)
         family = _call(found, settings, task) if settings else found
+        if not callable(family) or inspect.isbuiltin(family):
+            raise ValueError(
+                f"{task} is not a task family, which is a function from a PRNG key to a task (`l2o.AbstractTask`), but "
+                f"{door.shown(family)}."
+            )
         return family, 100
     module = plugins.get("tasks", task)
     return _call(module.family, settings, task), module.HORIZON

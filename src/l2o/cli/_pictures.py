@@ -92,6 +92,10 @@ def _of_8_bits(file, longest):
     """The picture as RGB, RGBA or L."""
     mode = file.mode
     if mode not in ("I", "F") and not mode.startswith("I;16"):
+        if file.format == "PNG" and "transparency" in file.info:
+            raw = file.tile[0][3]
+            scaled = _TRANSPARENT.get(raw if isinstance(raw, str) else raw[0], lambda value: value)
+            file.info["transparency"] = scaled(file.info["transparency"])
         has_alpha = mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in file.info
         return _reduced(file.convert("RGBA" if has_alpha else "RGB"), longest)
     if mode in ("I", "F"):
@@ -106,11 +110,19 @@ def _of_8_bits(file, longest):
     if not np.isfinite(numbers).all():
         raise ValueError("its grey values are not all finite")
     grey = np.round(255 * numbers).astype(np.uint8) if mode == "F" else _TO_8_BITS[numbers]
+    if "transparency" in file.info:  # one of the grey values, of PNG
+        grey = np.where(numbers == file.info["transparency"], np.uint8(255), grey)
     # Pillow, which turns negatives of 8 bits into positives, leaves these.
     negative = file.format == "TIFF" and file.tag_v2.get(_PHOTOMETRIC) == 0
     return _reduced(Image.fromarray(255 - grey if negative else grey), longest)
 
 
+# What Pillow makes of the numbers of a PNG file, and forgets to make of the one that is transparent.
+_TRANSPARENT = {
+    "L;2": lambda grey: 85 * grey,
+    "L;4": lambda grey: 17 * grey,
+    "RGB;16B": lambda colour: tuple(value >> 8 for value in colour),
+}
 _TO_8_BITS = np.round(np.arange(65536) / 257).astype(np.uint8)
 
 

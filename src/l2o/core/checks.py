@@ -1,9 +1,11 @@
-"""Numbers checked where they enter, so that a slip is one sentence there and not a traceback from deep inside."""
+"""Arguments checked where they enter, so that a slip is one sentence there and not a traceback from deep inside."""
 
 import math
 import numbers
 from collections.abc import Iterable
 from typing import Any
+
+from l2o.io.door import shown
 
 
 def count(name: str, value: Any, *, at_least: int = 1) -> int:
@@ -58,6 +60,36 @@ def not_negative(name: str, value: Any) -> float:
     if not 0 <= number < math.inf:
         raise ValueError(f"`{name}` must be finite and not negative, got {value!r}.")
     return number
+
+
+def share(name: str, value: Any, *, zero: bool = True) -> float:
+    """`value` as a float, if it is a number from 0 to 1; unless `zero`, 0 is none.
+
+    **Raises:** `ValueError` that calls it `name`.
+    """
+    number = real(name, value)
+    if not 0 <= number <= 1 or (number == 0 and not zero):
+        raise ValueError(f"`{name}` must be {'from 0 to 1' if zero else 'above 0 and at most 1'}, got {value!r}.")
+    return number
+
+
+def flags(**values: Any) -> None:
+    """Refuses what is neither True nor False.
+
+    **Raises:** `ValueError` that calls it by its name.
+    """
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` must be True or False, got {shown(value)}.")
+
+
+def kind(name: str, value: Any, kinds: Any, expected: str) -> None:
+    """Refuses what is of none of the `kinds`, which are what `isinstance` takes, or the function `callable`.
+
+    **Raises:** `TypeError` that calls it `name`, and says what is `expected` there.
+    """
+    if not (callable(value) if kinds is callable else isinstance(value, kinds)):
+        raise TypeError(f"`{name}` must be {expected}, got {shown(value)}.")
 
 
 def real(name: str, value: Any) -> float:

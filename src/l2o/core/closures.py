@@ -7,11 +7,12 @@ and is of no use outside. Here it is taken apart, into the arrays and the rest, 
 import functools
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 
@@ -19,9 +20,11 @@ class Closure(eqx.Module):
     """A callable whose leaves are the arrays found in its closure, its defaults, and the functions and pytrees there.
 
     Two of the same code are of one structure, so programs compiled for one are good for the other. NumPy arrays stay the
-    constants that they are: code may use them where JAX wants concrete numbers. What is captured by objects that are neither
-    functions nor pytrees is not seen.
+    constants that they are: code may use them where JAX wants concrete numbers. Objects that are neither functions nor pytrees
+    are used as they are, unless tracers are among what they hold: then a copy is, with what was found in its place.
     """
+
+    stands_for_its_function: ClassVar[bool] = True  # to a fingerprint
 
     arrays: tuple[Array, ...]
     rest: "_Rest" = eqx.field(static=True)
@@ -36,6 +39,10 @@ class Closure(eqx.Module):
     def __wrapped__(self) -> Callable[..., Any]:
         """The function."""
         return _together(self.arrays, self.rest)
+
+    def __repr__(self):
+        function = self.__wrapped__
+        return f"Closure({getattr(function, '__qualname__', type(function).__name__)})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__wrapped__(*args, **kwargs)
@@ -98,15 +105,21 @@ class _Method(NamedTuple):
     owner: _Tree
 
 
+class _Object(NamedTuple):
+    original: _Same
+    attributes: _Tree
+
+
 class _Rest(NamedTuple):
     """A function without its arrays."""
 
     root: _Tree
-    nodes: tuple[_Function | _Partial | _Method, ...]
+    nodes: tuple[_Function | _Partial | _Method | _Object, ...]
 
 
 _OPENED = (types.FunctionType, types.MethodType, functools.partial)
-_JITTED = type(jax.jit(lambda: None))
+_FILTER_JITTED: type = type(eqx.filter_jit(lambda: None))
+_JITTED: tuple[type, ...] = type(jax.jit(lambda: None)), _FILTER_JITTED
 _PLAIN = (bool, int, complex, str, bytes, type(None), type, np.dtype)
 
 
@@ -119,7 +132,11 @@ class _Found:
     def tree(self, value) -> _Tree:
         # `jax.tree_util.Partial` is a pytree, but its function is none of its leaves.
         try:
-            leaves, treedef = jax.tree.flatten(value, is_leaf=lambda x: isinstance(x, functools.partial))
+            if _holds_itself(value):  # where JAX fails in ways that depend on how deep the stack is
+                raise ValueError
+            leaves, treedef = jax.tree.flatten(
+                value, is_leaf=lambda x: isinstance(x, (functools.partial, _FILTER_JITTED))
+            )
         except (
             ValueError,
             TypeError,
@@ -137,7 +154,7 @@ class _Found:
             value = inner  # compiled as part of whatever it is called in
         if isinstance(value, _Opaque):
             return _Same(value.value, (_Opaque, id(value.value)))
-        if not isinstance(value, _OPENED):
+        if not isinstance(value, _OPENED) and not (_is_its_dict(value) and _holds_tracers(value)):
             return _Same(value, _comparable(value))
         if any(map(_is_empty, getattr(value, "__closure__", None) or ())):  # a name that is bound later: as it is
             return _Same(value, (type(value), id(value)))
@@ -152,6 +169,8 @@ class _Found:
             return _Partial(self.leaf(value.func), self.tree((value.args, dict(value.keywords))))
         if isinstance(value, types.MethodType):
             return _Method(self.leaf(value.__func__), self.tree(value.__self__))
+        if not isinstance(value, types.FunctionType):
+            return _Object(_Same(value, id(value)), self.tree(dict(vars(value))))
         cells = tuple(None if _is_empty(cell) else self.tree(cell.cell_contents) for cell in value.__closure__ or ())
         scope = _Same(value.__globals__, id(value.__globals__))
         defaults, keywords = self.tree(value.__defaults__), self.tree(value.__kwdefaults__)
@@ -182,6 +201,9 @@ def _together(arrays, rest):
             made[number] = functools.partial(leaf(parts.function), *args, **keywords)
         elif isinstance(parts, _Method):
             made[number] = types.MethodType(leaf(parts.function), tree(parts.owner))
+        elif isinstance(parts, _Object):
+            made[number] = copied = object.__new__(type(parts.original.value))
+            copied.__dict__.update(tree(parts.attributes))
         else:
             cells = tuple(types.CellType() for _ in parts.cells)
             made[number] = function = types.FunctionType(parts.code, parts.scope.value, parts.name, None, cells)
@@ -193,6 +215,61 @@ def _together(arrays, rest):
         return made[number]
 
     return tree(rest.root)
+
+
+def _holds_itself(value, around=()):
+    """Whether a list, tuple or dict is among what it holds, or holds such."""
+    if not isinstance(value, list | tuple | dict):
+        return False
+    if any(value is one for one in around):
+        return True
+    held = value.values() if isinstance(value, dict) else value
+    return any(_holds_itself(one, (*around, value)) for one in held)
+
+
+def _holds_tracers(value):
+    """Whether a tracer can be reached from an object: by attributes, containers, and what functions close over."""
+    waiting, seen = [value], {}
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Tracer):
+            return True
+        if id(one) not in seen:
+            seen[id(one)] = one  # held, as its id is to stay its own
+            waiting.extend(_held_by(one))
+    return False
+
+
+def _held_by(value):
+    if isinstance(value, list | tuple | set):
+        return value
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, type | types.ModuleType):
+        return ()
+    if isinstance(value, types.MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, functools.partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, _JITTED):
+        return (value.__wrapped__,)
+    held = list(getattr(value, "__dict__", {}).values())
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
+        held += [*cells, value.__defaults__, value.__kwdefaults__]
+    return held
+
+
+def _is_its_dict(value):
+    """Whether an object is all in its `__dict__`, so that it can be made again from that."""
+    if isinstance(value, type | types.ModuleType) or not hasattr(value, "__dict__"):
+        return False
+    if any(getattr(c, "__slots__", ()) for c in type(value).__mro__):
+        return False
+    try:
+        return isinstance(object.__new__(type(value)), object)
+    except TypeError:  # of a type that is written in C
+        return False
 
 
 def _is_empty(cell):

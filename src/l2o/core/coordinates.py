@@ -14,6 +14,11 @@ def num_coordinates(tree: PyTree) -> int:
     return sum(_size(leaf) for leaf in jax.tree.leaves(tree))
 
 
+def conjugate(tree: PyTree) -> PyTree:
+    """Of `jax.grad`'s gradient of a real loss, the vector of the parts' derivatives: for complex leaves JAX has its conjugate."""
+    return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
+
+
 def check(params: PyTree) -> None:
     """Raises a `TypeError` for a leaf that is no array, and names it."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -14,8 +14,8 @@ from l2o.core import keys as _keys
 from l2o.core import parallel
 from l2o.core.checks import count, counts
 from l2o.core.inner_loop import loss_key
-from l2o.core.optimizer import Optimizer, eval_params_of
-from l2o.core.task import TaskFamily
+from l2o.core.optimizer import Optimizer, check_optimizer, eval_params_of
+from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, unroll
 
 
@@ -47,9 +47,12 @@ def evaluate(
     `metrics_splits`: where metrics are taken; "accuracy" is that on "test", "train_accuracy" that on "train".
     Diverged runs are in the result as what they are: inf or NaN.
 
-    **Raises:** `ValueError` for a `horizon` that is negative, or numbers that are not positive and whole.
+    **Raises:** `ValueError` for a `horizon` that is negative, or numbers that are not positive and whole; `TypeError` for what is
+    no optimizer or no family.
     """
     key = _keys.one(key)
+    check_optimizer("optimizer", optimizer)
+    check_callable(family)
     count("horizon", horizon, at_least=0)
     counts(num_tasks=num_tasks, batch_size=batch_size)
     devices = parallel.share(num_tasks, devices)

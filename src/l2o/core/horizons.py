@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from l2o.core import keys
-from l2o.core.optimizer import Optimizer, silenced
-from l2o.core.task import TaskFamily
+from l2o.core import keys as _keys
+from l2o.core.checks import counts, sizes
+from l2o.core.optimizer import Optimizer, check_optimizer, silenced
+from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, unroll
 
 MULTIPLES = (2, 10)
@@ -35,8 +37,14 @@ def measure(
     With $\bar f$ the mean loss over 16 minibatches, the same for all three, each task's ratio is $\bar f(\theta_{kT}) / \bar
     f(\theta_T)$. "ratios" are their geometric means for every $k$ of "multiples", "worst" the largest ones, and "num_tasks" how
     many tasks there were. Losses below rounding (`ratio`) count as that. A ratio is None where a loss is not finite, or negative.
+
+    **Raises:** `ValueError` for numbers that are not positive and whole; `TypeError` for what is no optimizer or no family.
     """
-    keys = jax.random.split(jax.random.key(1) if key is None else key, num_tasks)
+    check_optimizer("optimizer", optimizer)
+    check_callable(family)
+    counts(horizon=horizon, num_tasks=num_tasks)
+    multiples = sizes("multiples", multiples)
+    keys = jax.random.split(jax.random.key(1) if key is None else _keys.one(key), num_tasks)
     steps = tuple(k * horizon for k in (0, 1, *multiples))
     losses = np.stack([np.asarray(losses_at(silenced(optimizer), family, key, steps)) for key in keys])
     return summarised(ratios(losses), multiples)

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from l2o.core import keys
+from l2o.core.coordinates import conjugate
 from l2o.core.meta_gradient import first_order
 from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, OptState, eval_params_of, with_extra_args
 from l2o.core.task import AbstractTask
@@ -82,11 +83,6 @@ def scan(optimizer: Optimizer, state: InnerState, run: Run, *, second_order: boo
 def loss_key(key: PRNGKeyArray, step: Int[Array, ""], split: str) -> PRNGKeyArray:
     """The key with which `unroll` draws the batch of the loss that it returns for `step`."""
     return keys.of_split(keys.of_step(keys.one(key), step), split)
-
-
-def conjugate(tree: PyTree) -> PyTree:
-    """What JAX has for the derivative by a complex number is the conjugate of the vector of its parts' derivatives."""
-    return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
 
 
 def with_dtypes_of(old: OptState, new: OptState) -> OptState:

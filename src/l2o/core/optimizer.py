@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
 
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from l2o.core import coordinates as _coordinates
 from l2o.core import meshes as _meshes
+from l2o.core.checks import kind
 from l2o.io.contents import OWN
 
 OptState: TypeAlias = PyTree
@@ -74,9 +76,9 @@ class AbstractLearnedOptimizer(eqx.Module):
         """Itself with other rules, or the cotangents of rules, in the places of those of `coordinate_groups`."""
         raise NotImplementedError(f"{type(self).__name__} has `coordinate_groups` and must say where they are in it.")
 
-    def silenced(self, length: int | None) -> Self:
-        """Itself without its warnings, which are given here and now if a run of `length` steps would be told them."""
-        return self
+    def silenced(self, length: int | None) -> "tuple[Self, str | None]":
+        """Itself without its warnings, and what a run of `length` steps would be told, if anything."""
+        return self, None
 
     def to_spec(self) -> dict[str, Any]:
         """How it is made again, for a weights file: the "architecture" and its "arguments", plain values that JSON can hold.
@@ -266,10 +268,22 @@ Optimizer: TypeAlias = AbstractLearnedOptimizer | optax.GradientTransformation
 
 def silenced(optimizer: T, length: int | None = None) -> T:
     """The optimizer without its warnings, for loops that know their `length`, which is warned of here and now."""
-    warns = lambda x: (
-        isinstance(x, AbstractLearnedOptimizer) and type(x).silenced is not AbstractLearnedOptimizer.silenced
-    )
-    return jax.tree.map(lambda x: x.silenced(length) if warns(x) else x, optimizer, is_leaf=warns)
+
+    def warns(x):
+        return isinstance(x, AbstractLearnedOptimizer) and type(x).silenced is not AbstractLearnedOptimizer.silenced
+
+    told: dict[str, None] = {}  # once, of all parts
+
+    def quiet(rule):
+        rule, message = rule.silenced(length)
+        if message is not None:
+            told[message] = None
+        return rule
+
+    optimizer = jax.tree.map(lambda x: quiet(x) if warns(x) else x, optimizer, is_leaf=warns)
+    for message in told:
+        warnings.warn(message, UserWarning, stacklevel=3)
+    return optimizer
 
 
 def eval_params_of(optimizer: Optimizer) -> Callable[[OptState, PyTree], PyTree] | None:
@@ -277,6 +291,16 @@ def eval_params_of(optimizer: Optimizer) -> Callable[[OptState, PyTree], PyTree]
     if isinstance(optimizer, AbstractLearnedOptimizer):
         return optimizer.eval_params if optimizer.has_eval_params else None
     return getattr(optimizer, "eval_params", None)
+
+
+def check_optimizer(name: str, value: Any) -> Any:
+    """`value`, if it is an optimizer.
+
+    **Raises:** `TypeError` that calls it `name`.
+    """
+    kinds = AbstractLearnedOptimizer | optax.GradientTransformation
+    kind(name, value, kinds, "a learned optimizer or an optax transformation, such as `optax.adam(1e-3)`")
+    return value
 
 
 def with_extra_args(optimizer: Optimizer) -> AbstractLearnedOptimizer | optax.GradientTransformationExtraArgs:

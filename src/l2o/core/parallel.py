@@ -13,6 +13,8 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
+from l2o.core.checks import kind
+
 # A `jax.Device`, which type checkers do not take for a type.
 Device: TypeAlias = Any
 
@@ -29,9 +31,24 @@ def use_all_cores(num: int | None = None) -> None:
     jax.config.update("jax_num_cpu_devices", num)
 
 
+def chosen(devices: Sequence[Device] | None) -> list[Device]:
+    """The `devices`, or all local ones for None.
+
+    **Raises:** `ValueError` if there are none among them, `TypeError` for what is no device.
+    """
+    if devices is None:
+        return jax.local_devices()
+    kind("devices", devices, Sequence, "a sequence of devices, such as `jax.local_devices()`")
+    if not devices:
+        raise ValueError("`devices` must be at least one, or None for all local ones, got none.")
+    for i, device in enumerate(devices):
+        kind(f"devices[{i}]", device, jax.Device, "a device, such as one of `jax.local_devices()`")
+    return list(devices)
+
+
 def share(num_items: int, devices: Sequence[Device] | None = None) -> list[Device]:
     """As many of the devices (default: all local ones) as divide `num_items` evenly."""
-    devices = list(devices or jax.local_devices())
+    devices = chosen(devices)
     count = next(n for n in range(min(len(devices), num_items), 0, -1) if num_items % n == 0)
     return devices[:count]
 

@@ -16,8 +16,8 @@ from l2o.core import keys as _keys
 from l2o.core.checks import counts
 from l2o.core.coordinates import num_coordinates
 from l2o.core.inner_loop import loss_key
-from l2o.core.optimizer import AbstractLearnedOptimizer
-from l2o.core.task import TaskFamily
+from l2o.core.optimizer import AbstractLearnedOptimizer, check_optimizer
+from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, unroll
 
 QUANTILES = (0.01, 0.5, 0.99)
@@ -44,6 +44,8 @@ def measure(
 
     **Raises:** `ValueError` if no task starts with a finite gradient.
     """
+    check_optimizer("optimizer", optimizer)
+    check_callable(family)
     counts(horizon=horizon, num_tasks=num_tasks)
     keys = jax.random.split(jax.random.key(0) if key is None else _keys.one(key), num_tasks)
     seen = np.asarray(_watch(optimizer, family, keys, horizon))

@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from l2o.core import keys as _keys
-from l2o.core.checks import count
+from l2o.core.checks import count, kind
 from l2o.core.closures import Closure
 
 Params: TypeAlias = PyTree
@@ -53,6 +53,11 @@ class AbstractTask(eqx.Module):
 TaskFamily: TypeAlias = Callable[[PRNGKeyArray], AbstractTask]
 
 
+def check_callable(family: Any) -> None:
+    """Refuses what cannot be called, and so is no family: a `TypeError`."""
+    kind("family", family, callable, "a function from a PRNG key to a task, such as `l2o.tasks.quadratic.family()`")
+
+
 class FunctionTask(AbstractTask):
     """Any problem, by passing functions.
 
@@ -75,6 +80,8 @@ class FunctionTask(AbstractTask):
     def __init__(
         self, init_fn: Callable[[PRNGKeyArray], Params], loss_fn: Callable[[Params, PRNGKeyArray], Float[Array, ""]]
     ):
+        kind("init_fn", init_fn, callable, "a function from a PRNG key to the params at the start")
+        kind("loss_fn", loss_fn, callable, "a function from params and a PRNG key to the loss")
         self.init_fn = Closure(init_fn)
         self.loss_fn = Closure(loss_fn)
 
@@ -97,6 +104,7 @@ def check_family(family: TaskFamily, key: PRNGKeyArray, num_tasks: int = 8) -> N
     `ValueError` if the loss is not a floating scalar, or not finite at the start.
     """
     count("num_tasks", num_tasks)
+    check_callable(family)
     key = _keys.one(key)
     task_key, init_key, loss_key = jax.random.split(key, 3)
     task = eqx.filter_eval_shape(family, task_key)

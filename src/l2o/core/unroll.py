@@ -23,8 +23,8 @@ from jaxtyping import PRNGKeyArray, PyTree
 from l2o.core import keys
 from l2o.core.checks import count
 from l2o.core.inner_loop import InnerState, InnerStep, Run
-from l2o.core.meta_gradient.forms import AbstractMetaGradient, Blocks, Stored
-from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, silenced
+from l2o.core.meta_gradient.forms import AbstractMetaGradient, Blocks, Stored, check_form
+from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, check_optimizer, silenced
 from l2o.core.task import AbstractTask, TaskFamily, task_key
 
 
@@ -74,6 +74,8 @@ def unroll(
     **Raises:** `ValueError` for a `length` that is negative or no whole number, and for a form that the optimizer cannot have.
     """
     count("length", length, at_least=0)
+    check_optimizer("optimizer", optimizer)
+    check_form(meta_gradient)
     key = keys.one(key)
     optimizer = silenced(optimizer, length)  # warnings need effects, which a derivative has none of
     if meta_gradient is None:

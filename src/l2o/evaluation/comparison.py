@@ -21,13 +21,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Key, PRNGKeyArray, UInt32
 
 from l2o.core import keys as _keys
 from l2o.core import parallel, scale
-from l2o.core.checks import counts
+from l2o.core import parallel as _devices
+from l2o.core.checks import counts, kind
 from l2o.core.curves import Curves, run_tasks
-from l2o.core.optimizer import eval_params_of, silenced
+from l2o.core.optimizer import check_optimizer, eval_params_of, silenced
 from l2o.core.task import TaskFamily, is_deterministic
 from l2o.evaluation import costs, tuning
 from l2o.evaluation.costs import MetaTraining
@@ -101,13 +103,18 @@ def compare(
     or with other optimizers or families under the same names; `FileExistsError` if the folder holds a comparison and
     `resume` is not set, `BlockingIOError` if one goes on in it; `FileNotFoundError` for data that are not there.
     """
-    key, search = _keys.one(key), search or Search()
+    key, search = _keys.one(key), Search() if search is None else search
+    kind("search", search, Search, "an `l2o.Search`, such as `l2o.Search(11, kind='random')`")
+    kind("panels", panels, Mapping, "a mapping from names to panels, such as `l2o.suites.convex.panels()`")
     test_keys = None if test_keys is None else _keys.typed(test_keys, "test_keys")
     counts(num_tasks=num_tasks, tune_tasks=tune_tasks)
+    devices = _devices.chosen(devices)
     contenders = _contenders(optimizers)
     if not panels or not contenders:
         raise ValueError(f"A comparison needs panels and optimizers, got {len(panels)} and {len(contenders)}.")
     for name, panel in panels.items():
+        expected = "a `Panel`, such as `l2o.Panel(lambda: family, horizon=100, run_to=200, source='ours')`"
+        kind(f"panels[{name!r}]", panel, Panel, expected)
         check_panel(panel, f"The panel {name!r}")
     tune_key, test_key = jax.random.split(key)
     drawn = jax.random.split(test_key, num_tasks) if test_keys is None else test_keys
@@ -139,7 +146,7 @@ def compare(
     _warn_of_scale(families, contenders, set(cells) - set(records), keys[1][:4])
     _warn_of_horizon(panels, contenders, set(cells) - set(records))
     programs = [(p, names) for p, names in _programs(cells, contenders) if any((p, n) not in records for n in names)]
-    _work_off(programs, run, devices or jax.local_devices())
+    _work_off(programs, run, devices)
     measured = {}
     for p, panel in panels.items() if measure_costs else ():
         names = [n for n in contenders if (p, n) in records]
@@ -180,17 +187,25 @@ def check_name(name: str) -> None:
 
 def _contenders(optimizers: Mapping[str, Any] | Iterable[str]) -> dict[str, _Contender]:
     if not isinstance(optimizers, Mapping):
+        expected = "names in a list, such as ['adam'], or a mapping from names to optimizers"
+        single = isinstance(
+            optimizers, str | Baseline | optax.GradientTransformation
+        )  # which can be iterated over, too
+        kind("optimizers", optimizers, () if single else Iterable, expected)
         optimizers = {name: name for name in optimizers}
-    return {name: _contender(value) for name, value in optimizers.items()}
+        for name in optimizers:
+            kind("optimizers", name, str | Path, "named, or else in a mapping from a name of your choice to each")
+    return {name: _contender(name, value) for name, value in optimizers.items()}
 
 
-def _contender(value):
+def _contender(name, value):
     if isinstance(value, Baseline):
         return _Contender(baseline=value)
     if isinstance(value, MetaTrained):
         cost = MetaTraining(value.seconds, value.num_episodes, value.num_inner_steps)
         return _Contender(value.optimizer, learned=True, meta_training=cost)
     if not isinstance(value, str | Path):
+        check_optimizer(f"optimizers[{name!r}]", value)
         value = silenced(value)  # under whatever name it was loaded, it is the same rule
         return _Contender(value, learned=bool(jax.tree.leaves(eqx.filter(value, eqx.is_inexact_array))))
     if value in baselines.BASELINES:

@@ -13,9 +13,11 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from l2o.core import keys, parallel
+from l2o.core.checks import count, kind, positive
+from l2o.core.coordinates import conjugate
 from l2o.core.inner_loop import InnerState
-from l2o.core.optimizer import with_extra_args
-from l2o.core.task import TaskFamily
+from l2o.core.optimizer import check_optimizer, with_extra_args
+from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, unroll
 
 
@@ -59,6 +61,12 @@ def measure(
     depends on the gradients. Times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three
     rounds at least).
     """
+    kind("optimizers", optimizers, Mapping, 'a mapping from names to optimizers, such as {"adam": optax.adam(1e-3)}')
+    for name, optimizer in optimizers.items():
+        check_optimizer(f"optimizers[{name!r}]", optimizer)
+    check_callable(family)
+    count("num_steps", num_steps)
+    positive("seconds", seconds)
     task, start, batch_key = begin(family, optax.identity(), key)
     params, sizes = start.params, {}
     calls: dict[str | None, Any] = {None: (_gradients, (task, params, batch_key, num_steps))}
@@ -100,7 +108,7 @@ def _gradients(task, params, key, num_steps):
 
     def step(params, index):
         loss, gradient = jax.value_and_grad(task.loss)(params, keys.of_step(key, index))
-        return jax.tree.map(lambda p, g: p - 1e-9 * g, params, gradient), loss
+        return jax.tree.map(lambda p, g: p - 1e-9 * g, params, conjugate(gradient)), loss
 
     return jax.lax.scan(step, params, jnp.arange(num_steps))
 

@@ -12,14 +12,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from l2o.core import keys as _keys
 from l2o.core.checks import count, counts
+from l2o.core.coordinates import conjugate, flatten, num_coordinates
 from l2o.core.curves import evaluate
 from l2o.core.inner_loop import InnerState
-from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, with_extra_args
+from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, check_optimizer, with_extra_args
 from l2o.core.task import AbstractTask, TaskFamily, check_family, is_deterministic
 from l2o.core.unroll import begin, unroll
 from l2o.evaluation import surrogates
@@ -138,6 +138,7 @@ def explain(
     rule's runs diverge, or if it proposes no updates; as `check_family` for a broken family.
     """
     told = on_stage or (lambda words: None)
+    check_optimizer("optimizer", optimizer)
     key = _keys.one(key)
     count("horizon", horizon)
     if any(n is not None and n < 2 for n in (num_tasks, num_fitted)):
@@ -150,7 +151,7 @@ def explain(
     fit_key, test_key, tune_key, draw_key = jax.random.split(key, 4)
     params = eqx.filter_eval_shape(lambda: family(fit_key).init(fit_key))
     mine = _leaves_of(optimizer, part, params)
-    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    sizes = [num_coordinates(leaf) for leaf in jax.tree.leaves(params)]
     small = sum(sizes) <= _SMALL
     num_tasks = num_tasks or (256 if small else 10)
     num_fitted = num_fitted or (64 if small else 10)
@@ -263,7 +264,7 @@ def _record(
 ) -> tuple[Float[Array, "num_tasks length"], PyTree]:
     def one(key):
         def record(step):
-            met = (ravel_pytree(tree)[0][index] for tree in (step.params, step.gradient, step.updates))
+            met = (flatten(tree)[0][index] for tree in (step.params, step.gradient, step.updates))
             return step.loss, tuple(met)
 
         task, state, batch_key = begin(family, optimizer, key)
@@ -305,12 +306,16 @@ def _drawn_coordinates(sizes, mine, key):
 
 
 def _label(params, position):
-    """A coordinate as one would write it: θ['w'][3, 7]."""
+    """A coordinate as one would write it: θ['w'][3, 7], or Re θ['w'][3, 7] of a complex number's two."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if position < leaf.size:
+        num = num_coordinates(leaf)
+        if position < num:
+            part = ""
+            if num > leaf.size:
+                part, position = ("Re ", "Im ")[position % 2], position // 2
             place = ", ".join(str(int(i)) for i in np.unravel_index(position, leaf.shape))
-            return f"θ{jax.tree_util.keystr(path)}" + (f"[{place}]" if place else "")
-        position -= leaf.size
+            return f"{part}θ{jax.tree_util.keystr(path)}" + (f"[{place}]" if place else "")
+        position -= num
     raise AssertionError("a position beyond the params")
 
 
@@ -360,13 +365,13 @@ def _swept(
     """The coordinate's update for each value of its gradient; state, params and all other gradients as they are."""
     step_key = _keys.of_step(key, state.step)
     loss, gradient = jax.value_and_grad(task.loss)(state.params, step_key)
-    flat, unravel = ravel_pytree(gradient)
+    flat, rebuild = flatten(conjugate(gradient))
 
     def one(value):
-        changed = unravel(flat.at[position].set(value))
+        changed = rebuild(flat.at[position].set(value))
         extra = {"value": loss, "grad": changed, "value_fn": lambda params: task.loss(params, step_key)}
         updates, _ = with_extra_args(optimizer).update(changed, state.opt_state, state.params, **extra)
-        return ravel_pytree(updates)[0][position]
+        return flatten(updates)[0][position]
 
     return jax.lax.map(one, values)
 

@@ -13,6 +13,8 @@ import scipy.special
 import scipy.stats
 from jaxtyping import Float
 
+from l2o.core.checks import count, real
+
 Scores = Mapping[str, Float[np.ndarray, " num_seeds"]]  # by family
 
 
@@ -39,6 +41,7 @@ def bootstrap_interval(
     $\Phi(\sqrt{n/(n-1)}\, t_{n-1,\alpha/2})$ (Hesterberg 2015, section 4.1). The mean of values none of which is negative
     is not below 0. A single value has no interval: NaN.
     """
+    _check(confidence, num_resamples)
     values = np.asarray(values, float)
     if len(values) < 2:
         return float("nan"), float("nan")
@@ -54,6 +57,7 @@ def mean_band(
     values: Float[np.ndarray, "num steps"], *, confidence: float = 0.95, num_resamples: int = 500, seed: int = 0
 ) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
     """The mean's interval at every step of curves, as `bootstrap_interval` computes it; NaN where a run is not finite."""
+    _check(confidence, num_resamples)
     values = np.asarray(values, float)
     num = len(values)
     if num < 2:
@@ -90,7 +94,12 @@ def ratio_interval(
     Studentized in $\log(\bar x / \bar y)$, whose error by the delta method is the deviation of
     $x_i / \bar x - y_i / \bar y$ over $\sqrt n$. NaN bounds where a run is not finite.
     """
+    _check(confidence, num_resamples)
     x, y = np.asarray(numerator, float), np.asarray(denominator, float)
+    if x.shape != y.shape:
+        raise ValueError(
+            f"`numerator` and `denominator` must be of the same tasks, got {x.shape} and {y.shape} values."
+        )
     with np.errstate(all="ignore"):
         if x.mean() < 0 or y.mean() <= 0:
             return float("nan"), float("nan"), float("nan")
@@ -131,6 +140,9 @@ def stratified(
     `statistic` takes, for each of `scores`, a list of arrays [num_resamples, num_seeds], one a family, and returns an array
     [num_resamples]. Different `scores` are resampled independently.
     """
+    _check(confidence, num_resamples)
+    if not all(scores):
+        raise ValueError("`scores` must hold at least one family, got none.")
     generator = np.random.default_rng(seed)
     value = statistic(*([np.asarray(v, float)[None] for v in s.values()] for s in scores))
     drawn = []
@@ -176,6 +188,7 @@ def performance_profile(
 
     (value, low, high), averaged over families (Dolan & Moré 2002; Agarwal et al. 2021). A diverged run never counts.
     """
+    count("num_resamples", num_resamples)
     generator = np.random.default_rng(seed)
     value, resampled = [], []
     for runs in scores.values():
@@ -191,6 +204,12 @@ def steps_to_reach(curve: Float[np.ndarray, " num_steps"], loss: float) -> int |
     """The first step at which `curve` is at or below `loss`; None if it never is."""
     reached = np.flatnonzero(np.asarray(curve) <= loss)
     return int(reached[0]) if len(reached) else None
+
+
+def _check(confidence, num_resamples):
+    if not 0 < real("confidence", confidence) < 1:
+        raise ValueError(f"`confidence` must be between 0 and 1, such as 0.95, got {confidence!r}.")
+    count("num_resamples", num_resamples)
 
 
 def _expanded(sizes, confidence):

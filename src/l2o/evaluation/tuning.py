@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from l2o.core import keys as _keys
 from l2o.core import parallel
-from l2o.core.checks import count, counts, real
-from l2o.core.task import TaskFamily
+from l2o.core.checks import count, counts, kind, real
+from l2o.core.optimizer import check_optimizer
+from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, unroll
 from l2o.optimizers import baselines
 
@@ -56,6 +57,7 @@ class Search:
     def __post_init__(self):
         if self.kind not in ("grid", "random"):
             raise ValueError(f"`kind` must be grid or random, got {self.kind!r}.")
+        kind("schedules", self.schedules, tuple | list, "a tuple of names, such as ('constant',)")
         unknown = [s for s in self.schedules if s not in SCHEDULES]
         if unknown or not self.schedules:
             raise ValueError(f"No schedule named {(unknown or [''])[0]!r}. Schedules: {', '.join(SCHEDULES)}.")
@@ -98,6 +100,7 @@ class Search:
 
 
 def _check_bounds(name, bounds):
+    kind(name, bounds, Sequence, "two numbers, such as (1e-4, 10.0)")
     if len(bounds) != 2 or not 0 < real(name, bounds[0]) <= real(name, bounds[1]) < float("inf"):
         raise ValueError(f"`{name}` must be two numbers, positive, finite and ascending, got {bounds}.")
 
@@ -215,6 +218,8 @@ def tune(
     or one whose leaves are not of one length.
     """
     key = _keys.one(key)
+    kind("make_optimizer", make_optimizer, callable, "a function from a value to an optimizer, such as `optax.adam`")
+    check_callable(family)
     counts(horizon=horizon, num_tasks=num_tasks, final_steps=final_steps, batch_size=batch_size)
     final_steps = final_steps or max(1, horizon // 10)
     if final_steps > horizon + 1:
@@ -256,7 +261,7 @@ def final_losses(
     """Every task's final loss under every value of the grid, to be compiled by the caller."""
 
     def one(value, key):
-        optimizer = make_optimizer(value)
+        optimizer = check_optimizer("make_optimizer(value)", make_optimizer(value))
         task, state, batch_key = begin(family, optimizer, key)
         _, losses = unroll(task, optimizer, state, batch_key, length=horizon + 1)
         return jnp.mean(losses[-final_steps:])

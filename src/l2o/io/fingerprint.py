@@ -26,7 +26,6 @@ import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
-from l2o.core.closures import Closure
 from l2o.io.source import (
     all_names,
     attributes_read,
@@ -195,10 +194,7 @@ def _parts(thing, path) -> Iterator[str | bytes | _Part | _InAnyOrder]:
     elif isinstance(thing, types.BuiltinFunctionType):
         yield from ("builtin", thing.__qualname__)
         yield _part(thing.__self__, path)
-    elif isinstance(thing, Closure):
-        yield "closure"
-        yield _part(thing.__wrapped__, path)
-    elif is_compiled(thing):
+    elif is_compiled(thing) or hasattr(type(thing), "stands_for_its_function"):
         yield "compiled"
         yield _part(thing.__wrapped__, path)
     else:

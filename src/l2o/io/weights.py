@@ -46,6 +46,9 @@ def resolve(name_or_path: str | Path) -> Path:
 
     **Raises:** `ValueError` if there is none; `ImportError` if the Hub's package is needed and missing.
     """
+    if not isinstance(name_or_path, str | Path) or name_or_path == "":
+        what = f"`name_or_path` must be the name of an optimizer or a path, got {door.shown(name_or_path)}."
+        raise ValueError(f"{what} Shipped optimizers: {', '.join(names())}.")
     if isinstance(name_or_path, str) and name_or_path in names():
         return shipped(name_or_path)
     path = Path(name_or_path)

@@ -12,9 +12,9 @@ import optax
 from jaxtyping import Array, Bool
 
 from l2o.core import keys
-from l2o.core.checks import real
+from l2o.core.checks import kind, share
 from l2o.core.optimizer import AbstractLearnedOptimizer
-from l2o.core.task import TaskFamily
+from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, unroll
 from l2o.meta.problems import AbstractInnerProblem, Episode, check_truncation
 
@@ -38,9 +38,12 @@ class Imitation(AbstractInnerProblem):
     on_policy: float = eqx.field(static=True, default=0.5)
 
     def __check_init__(self):
+        check_callable(self.family)
+        kind(
+            "teacher", self.teacher, optax.GradientTransformation, "an optax transformation, such as `optax.adam(1e-2)`"
+        )
         check_truncation(self.horizon, self.truncation)
-        if not 0 <= real("on_policy", self.on_policy) <= 1:
-            raise ValueError(f"`on_policy` is a probability, got {self.on_policy!r}.")
+        share("on_policy", self.on_policy)
 
     def init(self, optimizer, key):
         key = keys.one(key)

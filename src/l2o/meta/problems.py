@@ -6,14 +6,15 @@ import dataclasses
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from l2o.core import keys
-from l2o.core.checks import count, counts
+from l2o.core.checks import count, counts, kind
 from l2o.core.inner_loop import InnerState
-from l2o.core.meta_gradient.forms import AbstractMetaGradient
+from l2o.core.meta_gradient.forms import AbstractMetaGradient, check_form
 from l2o.core.optimizer import AbstractLearnedOptimizer
-from l2o.core.task import TaskFamily
+from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, default_form, unroll
 
 
@@ -56,7 +57,7 @@ class InnerTraining(AbstractInnerProblem):
     - `meta_gradient`: as in `unroll`. The default counts the memory of all episodes that an estimator runs side by side.
 
     **Raises:** `ValueError` if `horizon` or `truncation` is not a positive whole number, `truncation` does not divide `horizon`,
-    or `step_weights` is not of length `horizon`.
+    or `step_weights` is not of length `horizon`; `TypeError` for what is no family, or no form of the meta-gradient.
     """
 
     family: TaskFamily
@@ -68,7 +69,11 @@ class InnerTraining(AbstractInnerProblem):
     num_together: int = eqx.field(static=True, default=1, kw_only=True, repr=False)  # see `side_by_side`
 
     def __check_init__(self):
+        check_callable(self.family)
         check_truncation(self.horizon, self.truncation)
+        kind("split", self.split, str, "the name of a split, such as 'train'")
+        check_form(self.meta_gradient)
+        kind("step_weights", self.step_weights, jax.Array | np.ndarray | None, "an array [horizon], or None")
         if self.step_weights is not None and self.step_weights.shape != (self.horizon,):
             raise ValueError(
                 f"`step_weights` must have one weight per step of the horizon, got shape {self.step_weights.shape} and "

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from l2o.core import keys
-from l2o.core.checks import count, counts
+from l2o.core.checks import count, counts, kind
 from l2o.core.meta_gradient.replay import later_gradients
 from l2o.core.optimizer import AbstractCoordinatewise, AbstractLearnedOptimizer
 from l2o.meta.estimators import AbstractGradientEstimator, Estimate
@@ -188,6 +188,7 @@ class RecordedLoop(AbstractGradientEstimator):
     problem: None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        kind("loop", self.loop, callable, "a function `loop(make_optimizer, seed)`")
         count("num_tasks", self.num_tasks)
         counts(truncation=self.truncation, block=self.block)
 

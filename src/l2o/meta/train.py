@@ -14,10 +14,10 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from l2o.core import keys, parallel
-from l2o.core.checks import count, counts, positive, real
+from l2o.core.checks import count, counts, flags, kind, positive, real
 from l2o.core.curves import loss_curves
 from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer
-from l2o.core.task import TaskFamily, check_family
+from l2o.core.task import TaskFamily, check_callable, check_family
 from l2o.io import event_files
 from l2o.io.files import holding_its_folder
 from l2o.meta.checkpoint import Checkpoints
@@ -45,6 +45,7 @@ class Validation:
     batch_size: int | None = None
 
     def __post_init__(self):
+        check_callable(self.family)
         counts(
             horizon=self.horizon,
             num_tasks=self.num_tasks,
@@ -150,7 +151,9 @@ def meta_train(
     optimizer, estimator, family, outer optimizer, key, ... than before is to be resumed (it says which); `FileExistsError` if
     `folder` holds a run and `resume` is not set, `BlockingIOError` if a run in it goes on; `OSError` where the disk fills up.
     """
-    outer_opt = outer_opt or default_outer_optimizer()
+    outer_opt = default_outer_optimizer() if outer_opt is None else outer_opt
+    kind("outer_opt", outer_opt, optax.GradientTransformation, "an optax transformation, such as `optax.adam(1e-3)`")
+    kind("validation", validation, Validation | None, "an `l2o.Validation`, or None")
     key = keys.one(key)
     optimizer = bare(optimizer)
     _check_trainable(optimizer)
@@ -169,6 +172,7 @@ def meta_train(
     for part in estimator.parts:
         if isinstance(part.problem, InnerTraining):
             check_family(part.problem.family, keys.of_check(key))
+    flags(resume=resume)
     devices = parallel.share(estimator.num_tasks if estimator.jitted else 1, devices)
     init, estimate = (_init_jitted, _estimate_jitted) if estimator.jitted else (_init, _estimate)
     checkpoints = (

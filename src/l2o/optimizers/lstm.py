@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from l2o.core.checks import count, positive
 from l2o.core.optimizer import AbstractCoordinatewise, AbstractFlat
 from l2o.optimizers._cell import Cell, average_first
 
@@ -38,6 +39,13 @@ def preprocess(gradient: Float[Array, "*steps num"], p: float) -> Float[Array, "
     return jnp.stack([jnp.where(large, log, -1.0), sign], axis=-2)
 
 
+def check_preprocessing(p: float | None) -> float | None:
+    """`p` as a float, if it is None or a number that `preprocess` can take: a `ValueError` if not."""
+    if p is not None and positive("preprocessing", p) > 80:
+        raise ValueError(f"`preprocessing` must be at most 80, so that e^p is finite in single precision, got {p!r}.")
+    return None if p is None else float(p)
+
+
 class _AbstractLSTM(AbstractFlat):
     """The network of both: meta-parameters, their start, and the step."""
 
@@ -58,10 +66,7 @@ class _AbstractLSTM(AbstractFlat):
         output_scale: float = 0.1,
         key: PRNGKeyArray,
     ):
-        if num_layers < 1 or num_units < 1:
-            raise ValueError(
-                f"`num_layers` and `num_units` must be at least 1, got num_layers={num_layers}, num_units={num_units}."
-            )
+        num_layers, num_units = count("num_layers", num_layers), count("num_units", num_units)
         *cell_keys, readout_key = jax.random.split(key, num_layers + 1)
         sizes = [1 if preprocessing is None else 2] + [num_units] * num_layers
         self.cells = [Cell(sizes[i], num_units, key=cell_keys[i]) for i in range(num_layers)]
@@ -69,8 +74,8 @@ class _AbstractLSTM(AbstractFlat):
         self.bias = jnp.zeros(())
         self.num_layers = num_layers
         self.num_units = num_units
-        self.preprocessing = preprocessing
-        self.output_scale = output_scale
+        self.preprocessing = check_preprocessing(preprocessing)
+        self.output_scale = positive("output_scale", output_scale)
 
     @abc.abstractmethod
     def outgoing(self, h: Float[Array, "units num"]) -> Float[Array, "units num"]:
@@ -101,6 +106,8 @@ class LSTM(_AbstractLSTM, AbstractCoordinatewise):
     - `num_layers`, `num_units`: 2 and 20 in the paper.
     - `preprocessing`: the paper's $p$, or `None` to feed the gradient itself.
     - `output_scale`: the constant $s$ that multiplies the output.
+
+    **Raises:** `ValueError` for sizes that are no positive whole numbers, and a $p$ or $s$ that is not positive and finite.
 
     State: $2 \cdot$ `num_layers` $\cdot$ `num_units` numbers a parameter (80 by default).
     """
@@ -149,11 +156,11 @@ class GlobalLSTM(_AbstractLSTM):
             output_scale=output_scale,
             key=key,
         )
-        if not 1 <= num_global <= num_units:
+        if count("num_global", num_global) > num_units:
             raise ValueError(
                 f"`num_global` must be from 0 to `num_units`, got num_global={num_global} and num_units={num_units}."
             )
-        self.num_global = num_global
+        self.num_global = int(num_global)
 
     def outgoing(self, h):
         return average_first(h, self.num_global)
@@ -167,6 +174,7 @@ def build(key: PRNGKeyArray, *, preset: str = "paper", num_global: int = 0, **ar
     if preset not in PRESETS:
         raise ValueError(f"No preset named {preset!r}. Presets of lstm: {', '.join(PRESETS)}.")
     arguments = {**PRESETS[preset], **arguments, "key": key}
+    num_global = count("num_global", num_global, at_least=0)
     return GlobalLSTM(num_global=num_global, **arguments) if num_global else LSTM(**arguments)
 
 
@@ -179,7 +187,7 @@ def chrono(optimizer: LSTM | GlobalLSTM, num_steps: int, *, key: PRNGKeyArray) -
 
     **Raises:** `ValueError` if `num_steps` is not above 2.
     """
-    if num_steps <= 2:
+    if count("num_steps", num_steps) <= 2:
         raise ValueError(f"`num_steps` must be above 2, the steps that gates stay open for anyway, got {num_steps}.")
     num_units = optimizer.num_units
     biases = []

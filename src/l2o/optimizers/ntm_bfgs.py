@@ -38,9 +38,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from l2o.core.checks import count, flags, positive
 from l2o.core.optimizer import AbstractFlat
 from l2o.optimizers._cell import Cell, average_first
-from l2o.optimizers.lstm import preprocess
+from l2o.optimizers.lstm import check_preprocessing, preprocess
 
 PRESETS = {
     "guided": {"normalised": True, "differences": True, "skips": True, "output_scale": 0.01},
@@ -104,8 +105,8 @@ class NTMBFGS(AbstractFlat):
 
     State: $2 \cdot$ `num_layers` $\cdot$ `num_units` + `num_read` + 2 numbers a parameter, and the memory, $n^2$ or $2kn$.
 
-    **Raises:** `ValueError` for sizes that make no sense; from `init` if a full memory would exceed `MEMORY_LIMIT`; from `update`
-    without params, which `differences` needs.
+    **Raises:** `ValueError` for sizes and constants that make no sense; from `init` if a full memory would exceed
+    `MEMORY_LIMIT`; from `update` without params, which `differences` needs.
     """
 
     cells: list[Cell]
@@ -139,13 +140,14 @@ class NTMBFGS(AbstractFlat):
         skips: bool = True,
         key: PRNGKeyArray,
     ):
-        sizes = {"num_layers": num_layers, "num_units": num_units, "num_read": num_read, "num_write": num_write}
-        too_small = [f"{name}={value}" for name, value in sizes.items() if value < 1]
-        if memory_pairs is not None and memory_pairs < 1:
-            too_small.append(f"memory_pairs={memory_pairs}")
-        if too_small:
-            raise ValueError(f"Sizes must be at least 1, got {', '.join(too_small)}.")
-        if not 0 <= num_global <= num_units:
+        num_layers, num_units = count("num_layers", num_layers), count("num_units", num_units)
+        num_read, num_write = count("num_read", num_read), count("num_write", num_write)
+        num_global = count("num_global", num_global, at_least=0)
+        memory_pairs = None if memory_pairs is None else count("memory_pairs", memory_pairs)
+        preprocessing = check_preprocessing(preprocessing)
+        output_scale = positive("output_scale", output_scale)
+        flags(normalised=normalised, differences=differences, skips=skips)
+        if num_global > num_units:
             raise ValueError(
                 f"`num_global` must be from 0 to `num_units`, got num_global={num_global} and num_units={num_units}."
             )

@@ -8,6 +8,7 @@ import importlib
 import json
 import platform
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from l2o.core import horizons, plugins, scale
-from l2o.core.checks import counts
+from l2o.core.checks import counts, kind
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily
 from l2o.io import contents as _contents
 from l2o.io import weights as _weights
-from l2o.io.door import HINT
+from l2o.io.door import HINT, shown
 from l2o.io.files import check_writable, write_whole
 from l2o.io.horizon import check_how, passed
 from l2o.io.weights import names as names
@@ -55,7 +56,7 @@ def save(
 
     **Arguments:**
 
-    - `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold.
+    - `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold, and NumPy's numbers.
         Its "horizon", the steps of a run, goes into the header of its own accord: `load` holds the params after it.
     - `family`: what it was meta-trained on. It is run there for the recipe's "horizon", 16 times, and the size of the
         gradients it meets (`l2o.scale.measure`) is written into the header, so that use far from it can be warned of. Not
@@ -70,7 +71,8 @@ def save(
     import safetensors.numpy
 
     contents, optimizer = as_dict(optimizer), bare(optimizer)
-    if family is not None and not isinstance((recipe or {}).get("horizon"), int):
+    told = _as_json(recipe or {})
+    if family is not None and not isinstance(told.get("horizon"), int):
         raise ValueError(
             'To measure the gradients on `family`, the recipe must say for how many steps: recipe={"horizon": 100, ...}.'
         )
@@ -78,11 +80,11 @@ def save(
         "format": _weights.FORMAT,
         "architecture": contents["architecture"],
         "arguments": json.dumps(contents["arguments"]),
-        "recipe": json.dumps(recipe or {}),
+        "recipe": json.dumps(told),
         "licence": licence,
         "versions": json.dumps(_versions()),
     }
-    horizon = (recipe or {}).get("horizon", contents.get("horizon"))
+    horizon = told.get("horizon", contents.get("horizon"))
     if horizon is not None:
         header["horizon"] = json.dumps(horizon)
     path = Path(path)
@@ -97,6 +99,21 @@ def save(
             header["scale"] = json.dumps(scale.measure(optimizer, family, horizon=horizon))
         header["beyond"] = json.dumps(horizons.measure(optimizer, family, horizon=horizon))
     write_whole(path, safetensors.numpy.save(contents["arrays"], metadata=header))
+
+
+def _as_json(recipe: Any) -> dict[str, Any]:
+    """The recipe as it is when it is read again; NumPy's and JAX's numbers and arrays are numbers and lists of them."""
+
+    def plain(value):
+        if isinstance(value, np.generic | np.ndarray | jax.Array):
+            return np.asarray(value).tolist()
+        raise TypeError(f"a {type(value).__name__}, {shown(value)}, is nothing that JSON can hold")
+
+    kind("recipe", recipe, Mapping, 'a dict, such as {"horizon": 100}')
+    try:
+        return json.loads(json.dumps(recipe, default=plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"`recipe` must be what JSON can hold: {error}.") from error
 
 
 def as_dict(optimizer: AbstractLearnedOptimizer) -> dict[str, Any]:
@@ -139,7 +156,8 @@ def load(
         the params where they are then, so that no run ever gets worse. To go on training, "fallback" hands over to Adam, with
         steps as large as the rule's last ones and then smaller, and "anneal" lets the rule's own steps fall to zero
         (`l2o.Beyond`). A run that passes the horizon warns once (`UserWarning`). None: the rule as it is, without a warning,
-        to meta-train it on or to look at it; it may ruin a long run.
+        to meta-train it on or to look at it; it may ruin a long run. A warning inside `jit` is a call of Python, which
+        `jax.export` refuses: load with a `horizon` what is to be exported, and it is told here and now.
 
     A `l2o.Partitioned` optimizer tells the leaves of your params apart by their top-level keys, or else by your function:
     `l2o.Partitioned(l2o.load(name).parts, label)`.

@@ -1,6 +1,5 @@
 """The problems of a family in other coordinates, so that no rule is learned that fits only the given ones."""
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -10,7 +9,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from l2o.core.task import AbstractTask, Params, TaskFamily
+from l2o.core.checks import flags, kind, not_negative, share
+from l2o.core.task import AbstractTask, Params, TaskFamily, check_callable
 
 Where: TypeAlias = Callable[[tuple[Any, ...], Array], bool]
 
@@ -53,10 +53,12 @@ class RandomScaling(eqx.Module):
     probability: float = eqx.field(static=True, kw_only=True, default=1.0)
 
     def __check_init__(self):
-        if not 0 <= self.log_range < math.inf:
-            raise ValueError(f"`log_range` must be finite and not negative, got {self.log_range}.")
-        if not 0 < self.probability <= 1:
-            raise ValueError(f"`probability` must be above 0 and at most 1, got {self.probability}.")
+        check_callable(self.family)
+        not_negative("log_range", self.log_range)
+        share("probability", self.probability, zero=False)
+        flags(signs=self.signs)
+        if self.where is not None:
+            kind("where", self.where, callable, "a function from a path and a leaf of the params to True or False")
         if self.log_range == 0 and not self.signs:
             raise ValueError(
                 "`log_range` is 0 and `signs` is False, so that nothing would be scaled. Give one of them."

@@ -347,7 +347,7 @@ def _rate(name, value) -> float | Tensor:
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"`{name}` must be one number, got a tensor of shape {tuple(value.shape)}.")
     try:
-        number = value if isinstance(value, str) else float(value)
+        number = value if isinstance(value, str | bool) else float(value)
     except (TypeError, ValueError, RuntimeError):
         number = None
     if not isinstance(number, float):

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
-from l2o.core.checks import counts, real
+from l2o.core.checks import counts, kind, real
 from l2o.core.inner_loop import InnerState, Run, scan
 from l2o.core.meta_gradient import replay
 from l2o.core.meta_gradient.sampling import draw
@@ -47,6 +47,19 @@ class SecondOrder(AbstractMetaGradient):
 
     def unroll(self, optimizer, state, run):
         return scan(optimizer, state, run, second_order=True)
+
+
+def check_form(form: AbstractMetaGradient | None) -> None:
+    """Refuses what is no form.
+
+    **Raises:** `TypeError`.
+    """
+    kind(
+        "meta_gradient",
+        form,
+        AbstractMetaGradient | None,
+        "`Stored()`, `Blocks()`, `Sampled()`, `SecondOrder()` or None",
+    )
 
 
 class AbstractReplayed(AbstractMetaGradient):

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from l2o.core import keys
-from l2o.core.coordinates import flatten, positions
-from l2o.core.inner_loop import InnerState, Run, conjugate, scan, with_dtypes_of
+from l2o.core.coordinates import conjugate, flatten, positions
+from l2o.core.inner_loop import InnerState, Run, scan, with_dtypes_of
 from l2o.core.optimizer import AbstractCoordinatewise, AbstractFlat, Optimizer
 
 

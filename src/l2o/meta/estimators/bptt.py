@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from l2o.core import keys as _keys
-from l2o.core.checks import count, counts
+from l2o.core.checks import count, counts, kind
 from l2o.meta.estimators._base import AbstractGradientEstimator, Estimate, has_diverged, mean_of_finite, restart
 from l2o.meta.problems import AbstractInnerProblem
 
@@ -32,6 +32,7 @@ class BPTT(AbstractGradientEstimator):
     batch_size: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        kind("problem", self.problem, AbstractInnerProblem, "an inner problem, such as `l2o.InnerTraining`")
         count("num_tasks", self.num_tasks)
         counts(batch_size=self.batch_size)
 

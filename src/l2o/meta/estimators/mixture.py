@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from l2o.core import keys as _keys
-from l2o.core.checks import positive
+from l2o.core.checks import kind, positive
 from l2o.meta.estimators import AbstractGradientEstimator, Estimate
 from l2o.meta.estimators._base import has_diverged
 
@@ -64,12 +64,16 @@ class Mixture(AbstractGradientEstimator):
         weights: Sequence[float] | None = None,
         max_norm: float = 0.1,
     ):
+        kind("estimators", estimators, Sequence, "a sequence of gradient estimators, one for each family")
+        for i, estimator in enumerate(estimators):
+            kind(f"estimators[{i}]", estimator, AbstractGradientEstimator, "a gradient estimator, such as `BPTT`")
         self.estimators = tuple(estimators)
-        self.weights = tuple(float(w) for w in weights) if weights is not None else (1.0,) * len(self.estimators)
+        weights = (1.0,) * len(self.estimators) if weights is None else weights
+        self.weights = tuple(positive(f"weights[{i}]", w) for i, w in enumerate(weights))
         self.problem = None
         if not self.estimators or not all(e.jitted for e in self.estimators):
             raise ValueError("`Mixture` takes at least one estimator, and none that runs PyTorch loops.")
-        if len(self.weights) != len(self.estimators) or not all(0 < w < math.inf for w in self.weights):
+        if len(self.weights) != len(self.estimators):
             raise ValueError(
                 f"`weights` must be a positive number for each of the {len(self.estimators)} estimators, got {weights}."
             )

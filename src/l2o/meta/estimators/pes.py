@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from l2o.core import keys
-from l2o.core.checks import count, positive
+from l2o.core.checks import count, kind, positive
 from l2o.meta.estimators._base import AbstractGradientEstimator, Estimate, has_diverged, mean_of_finite, restart
 from l2o.meta.problems import AbstractInnerProblem
 
@@ -41,6 +41,7 @@ class PES(AbstractGradientEstimator):
     std: float = eqx.field(static=True, default=0.01)
 
     def __check_init__(self):
+        kind("problem", self.problem, AbstractInnerProblem, "an inner problem, such as `l2o.InnerTraining`")
         count("num_tasks", self.num_tasks)
         positive("std", self.std)
 

@@ -53,9 +53,10 @@ class _AbstractBeyond(AbstractFlat):
         return self.optimizer.has_eval_params
 
     def silenced(self, length):
-        if self.name is not None and length is not None and length > self.horizon:
-            warnings.warn(passed(self.name, self.horizon, self.how), UserWarning, stacklevel=4)
-        return type(self)(self.optimizer, self.horizon, self.how)
+        quiet = type(self)(self.optimizer, self.horizon, self.how)
+        if self.name is None or length is None or length <= self.horizon:
+            return quiet, None
+        return quiet, passed(self.name, self.horizon, self.how)
 
     def init_coordinates(self, num) -> BeyondState:
         averages = tuple(jnp.zeros(num) for _ in range(3)) if self.how == "fallback" else ()
@@ -137,11 +138,8 @@ def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold",
     """
     optimizer = bare(optimizer)
     if isinstance(optimizer, Partitioned):
-        names = [name, *[None] * (len(optimizer.parts) - 1)]  # one warning for all
-        parts = optimizer.parts.items()
-        return optimizer.with_groups(
-            {part: beyond(rule, horizon, how, name=told) for (part, rule), told in zip(parts, names, strict=True)}
-        )
+        parts = {part: beyond(rule, horizon, how, name=name) for part, rule in optimizer.parts.items()}
+        return optimizer.with_groups(parts)
     if not isinstance(optimizer, AbstractFlat):
         raise ValueError(
             "What happens beyond a horizon is said of a rule on the vector of all coordinates (`l2o.AbstractFlat`), or of a "
@@ -170,22 +168,35 @@ def _tell(steps, horizon, name, how):
     """Warns at the first step beyond, inside `jit` too."""
     if not steps.size:
         return
-    step = steps[0]
+    step, message = steps[0], passed(name, horizon, how)
     if not isinstance(step, Tracer):
-        if float(step) == horizon:
-            warnings.warn(passed(name, horizon, how), UserWarning, stacklevel=5)
+        if float(step) <= horizon:
+            _tell_once(float(step) == horizon, message, stacklevel=6)
         return
 
-    def tell():
-        warnings.warn(passed(name, horizon, how), UserWarning, stacklevel=2)
+    def tell(now):
+        _tell_once(bool(now), message, stacklevel=3)
 
     @jax.custom_batching.custom_vmap
-    def tell_if(now):
-        jax.lax.cond(now, lambda: jax.debug.callback(tell), lambda: None)
+    def tell_if(now, before):
+        jax.lax.cond(now | before, lambda: jax.debug.callback(tell, now), lambda: None)
         return now
 
     @tell_if.def_vmap
-    def _tell_any(axis_size, in_batched, now):  # `cond` would run both of its branches
-        return tell_if(jnp.any(now)), False
+    def _tell_any(axis_size, in_batched, now, before):  # `cond` would run both of its branches
+        return tell_if(jnp.any(now), jnp.any(before)), False
 
-    tell_if(step == horizon)
+    tell_if(step == horizon, step == horizon - 1)
+
+
+# Warnings given, each until a run comes to the step before. All parts of a `Partitioned` take the same step, and gradients that
+# are accumulated (`optax.MultiSteps`) the same one again and again.
+_TOLD: set[str] = set()
+
+
+def _tell_once(now, message, stacklevel):
+    if not now:
+        _TOLD.discard(message)
+    elif message not in _TOLD:
+        _TOLD.add(message)
+        warnings.warn(message, UserWarning, stacklevel=stacklevel)

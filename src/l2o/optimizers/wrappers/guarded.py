@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from l2o.core.checks import count, positive, real
+from l2o.core.closures import Closure
 from l2o.core.finite import all_finite, distance, moved, norm, way
-from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, with_extra_args
+from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, check_optimizer, with_extra_args
 
 
 class Reason(enum.IntEnum):
@@ -135,8 +137,9 @@ class Guarded(AbstractLearnedOptimizer):
     - `race`: where a first race can be won: with the window that this step is in, or a later one. Default `None`: never, which
         costs a second gradient a step for as long as the learned rule leads. A number, say 100, saves it.
 
-    **Raises:** `ValueError` if a number is out of range; from `update` if it gets no params, a loss that is not one real number,
-    or not what the learned rule or the fallback asks for (`value`, `value_fn`).
+    **Raises:** `ValueError` if a number is out of range, or only the fallback is learned; `TypeError` for what is no optimizer;
+    from `update`, `ValueError` if it gets no params, a loss that is not one real number, or not what the learned
+    rule or the fallback asks for (`value`, `value_fn`).
     """
 
     learned: Optimizer
@@ -160,22 +163,23 @@ class Guarded(AbstractLearnedOptimizer):
         reach: float = 1e3,
         patience: int = 5,
     ):
-        if window < 1 or (race is not None and race < 1) or patience < 1:
+        if not 0 < real("margin", margin) < 1:
+            raise ValueError(f"`margin` must lie between 0 and 1, got {margin!r}.")
+        self.learned = check_optimizer("learned", learned)
+        self.fallback = optax.adam(1e-3) if fallback is None else check_optimizer("fallback", fallback)
+        if (
+            isinstance(self.learned, optax.GradientTransformation)
+            and not Closure(self.learned.update).arrays  # none inside of `optax.chain`, say
+            and jax.tree.leaves(eqx.filter(self.fallback, eqx.is_inexact_array))
+        ):
             raise ValueError(
-                "`window`, `race` and `patience` must be at least 1 (`race` may be None), got "
-                f"window={window}, race={race} and patience={patience}."
+                "`learned` has nothing that is learned, and `fallback` has: they are swapped. Pass the learned optimizer first."
             )
-        if not (0 < margin < 1 and reach > 0):
-            raise ValueError(
-                f"`margin` must lie between 0 and 1 and `reach` be positive, got margin={margin} and reach={reach}."
-            )
-        self.learned = learned
-        self.fallback = optax.adam(1e-3) if fallback is None else fallback
-        self.window = window
-        self.race = race
-        self.margin = margin
-        self.reach = reach
-        self.patience = patience
+        self.window = count("window", window)
+        self.race = None if race is None else count("race", race)
+        self.margin = float(margin)
+        self.reach = positive("reach", reach, finite=False)
+        self.patience = count("patience", patience)
 
     def init(self, params):
         zero, unknown = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, float)

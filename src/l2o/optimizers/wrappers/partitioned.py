@@ -5,8 +5,10 @@ from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
+import optax
 from jaxtyping import Array, PyTree
 
+from l2o.core.checks import kind
 from l2o.core.optimizer import AbstractLearnedOptimizer, CoordinateGroup
 
 Label: TypeAlias = Callable[[tuple[Any, ...], Array], str]
@@ -35,23 +37,33 @@ class Partitioned(AbstractLearnedOptimizer):
         `{"conv": ..., "dense": ...}` need none. Weights files hold no functions: after loading, name the leaves of your own
         params by `l2o.Partitioned(l2o.load(path).parts, label)`.
 
-    **Raises:** `ValueError` if there are no parts, or one wants the loss (`Guarded`, which goes around this); from `init` and
-    `update` if a leaf's label is no part's name, or a part has no leaves.
+    **Raises:** `TypeError` for parts that are no learned optimizers, or names that are no strings; `ValueError` if there are no
+    parts, or one wants the loss (`Guarded`, which goes around this); from `init` and `update` if a leaf's label is no part's
+    name, or a part has no leaves.
     """
 
     parts: dict[str, AbstractLearnedOptimizer]
     label: Label | None = eqx.field(static=True)
 
     def __init__(self, parts: Mapping[str, AbstractLearnedOptimizer], label: Label | None = None):
+        kind("parts", parts, Mapping, 'a mapping from names to learned optimizers, such as {"conv": a, "dense": b}')
         if not parts:
             raise ValueError("`parts` is empty: give at least one learned optimizer, by name.")
         for name, part in parts.items():
-            if part.uses_value:
-                kind = type(part).__name__
-                raise ValueError(
-                    f"Part {name!r} is a {kind}, which evaluates the loss at params of the whole model, but a part has only "
-                    f"some of them. Put it outside: {kind}(Partitioned(...))."
+            kind("parts", name, str, "a mapping from names, which are strings")
+            if isinstance(part, optax.GradientTransformation):
+                raise TypeError(
+                    f"Part {name!r} is an optax transformation. Pass `l2o.chain` of it, a rule without meta-parameters."
                 )
+            kind(f"parts[{name!r}]", part, AbstractLearnedOptimizer, "a learned optimizer")
+            if part.uses_value:
+                wrapper = type(part).__name__
+                raise ValueError(
+                    f"Part {name!r} is a {wrapper}, which evaluates the loss at params of the whole model, but a part has only "
+                    f"some of them. Put it outside: {wrapper}(Partitioned(...))."
+                )
+        if label is not None:
+            kind("label", label, callable, "a function from a path and a leaf of the params to a part's name")
         self.parts = dict(parts)
         self.label = label
 

@@ -1,6 +1,5 @@
 """A learned optimizer that does not depend on the loss's scale: its first gradient is made as large as those it knows."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from l2o.core import scale
+from l2o.core.checks import positive
 from l2o.core.optimizer import AbstractFlat, AbstractLearnedOptimizer, OptState
 
 RescaledState: TypeAlias = tuple[OptState, Float[Array, " num"]]  # the rule's, and c (0: not known yet)
@@ -51,10 +51,8 @@ class Rescaled(AbstractFlat):
                 "`Rescaled` takes a rule on the vector of all coordinates (`l2o.AbstractFlat`), got a "
                 f"{type(optimizer).__name__}. Rescale the parts of a `Partitioned`, and what a `Guarded` guards."
             )
-        if not 0 < rms < math.inf:
-            raise ValueError(f"`rms` must be positive and finite, got {rms}.")
         self.optimizer = optimizer
-        self.rms = float(rms)
+        self.rms = positive("rms", rms)
 
     def _check_state(self, state, mesh):
         super()._check_state(state, mesh)
