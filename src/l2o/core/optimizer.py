@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -72,11 +72,11 @@ class AbstractLearnedOptimizer(eqx.Module):
         """
         return None
 
-    def with_groups(self, rules: Mapping[str, Any]) -> Self:
+    def with_groups(self, rules: Mapping[str, Any]) -> "AbstractLearnedOptimizer":
         """Itself with other rules, or the cotangents of rules, in the places of those of `coordinate_groups`."""
         raise NotImplementedError(f"{type(self).__name__} has `coordinate_groups` and must say where they are in it.")
 
-    def silenced(self, length: int | None) -> "tuple[Self, str | None]":
+    def silenced(self, length: int | None) -> tuple["AbstractLearnedOptimizer", str | None]:
         """Itself without its warnings, and what a run of `length` steps would be told, if anything."""
         return self, None
 
