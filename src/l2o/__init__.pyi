@@ -18,7 +18,9 @@ from .meta.estimators.mixture import Mixture
 from .meta.estimators.pes import PES
 from .meta.imitation import Imitation
 from .meta.problems import AbstractInnerProblem, InnerTraining
-from .meta.train import MetaTrained, Validation, default_outer_optimizer, meta_train
+from .meta.step import MetaState, MetaTraining, default_outer_optimizer
+from .meta.train import MetaTrained, meta_train
+from .meta.validation import Validation
 from .optimizers import baselines as baselines
 from .optimizers import pretrained as pretrained
 from .optimizers.lstm import LSTM
@@ -58,7 +60,9 @@ __all__ = [
     "InnerState",
     "InnerStep",
     "InnerTraining",
+    "MetaState",
     "MetaTrained",
+    "MetaTraining",
     "Mixture",
     "Panel",
     "Partitioned",

@@ -65,7 +65,7 @@ class Checkpoints:
     def save(self, run: PyTree, history: list[dict[str, Any]]) -> None:
         """Writes the metrics up to here, then the checkpoint; all but the last two are deleted."""
         self._write_metrics(history)
-        step = int(run["step"])
+        step = len(history)
         write_whole(subfolder(self.folder, "checkpoints") / f"{step}.safetensors", _packed(run, step))
         for old in sorted(self._checkpoints())[:-2]:
             self._path(old).unlink()
@@ -93,8 +93,7 @@ class Checkpoints:
         path = self._path(steps[-1])
         before = f"go on from step {steps[-2]}" if len(steps) > 1 else "start again from the beginning"
         run = _unpacked(path, like, f"Delete it to {before}.")
-        step = int(run["step"])
-        if step != steps[-1]:
+        if (step := int(run["state"].step)) != steps[-1]:
             raise ValueError(f"{path} holds step {step}: it was renamed. Delete it to {before}.")
         history = self._history(step)
         self._write_metrics(history)  # without rows that a killed run wrote after its last checkpoint

@@ -1,4 +1,4 @@
-"""The outer loop: meta-training with early stopping on validation tasks, checkpoints and resuming."""
+"""The outer loop: meta-steps with early stopping on validation tasks, checkpoints and resuming."""
 
 import dataclasses
 import time
@@ -8,71 +8,22 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
 from l2o.core import keys, parallel
-from l2o.core.checks import count, counts, flags, kind, positive, real
-from l2o.core.curves import loss_curves
+from l2o.core.checks import count, flags, kind, positive
 from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer
-from l2o.core.task import TaskFamily, check_callable, check_family
+from l2o.core.task import check_family
 from l2o.io import event_files
 from l2o.io.files import holding_its_folder
 from l2o.meta.checkpoint import Checkpoints
 from l2o.meta.estimators import AbstractGradientEstimator
 from l2o.meta.problems import InnerTraining
+from l2o.meta.step import MetaTraining, check_trainable
+from l2o.meta.validation import Validation
 from l2o.optimizers.wrappers.beyond import bare
-
-
-@dataclasses.dataclass(frozen=True)
-class Validation:
-    """Meta-validation: every `every` meta-steps, the same `num_tasks` tasks are solved for `horizon` steps.
-
-    The score is the mean loss over the last `final_steps` steps (default a tenth of the horizon), the paper's "final
-    validation loss"; the optimizer with the best one is kept (Andrychowicz et al. 2016, section 3). A score that is not
-    finite is never the best.
-
-    **Raises:** `ValueError` for numbers that are not positive and whole, or more final steps than there are.
-    """
-
-    family: TaskFamily
-    horizon: int
-    num_tasks: int = 16
-    every: int = 100
-    final_steps: int | None = None
-    batch_size: int | None = None
-
-    def __post_init__(self):
-        check_callable(self.family)
-        counts(
-            horizon=self.horizon,
-            num_tasks=self.num_tasks,
-            every=self.every,
-            final_steps=self.final_steps,
-            batch_size=self.batch_size,
-        )
-        if self.final_steps is not None and self.final_steps > self.horizon + 1:
-            raise ValueError(
-                f"`final_steps` must be at most the number of losses, `horizon` + 1, got final_steps={self.final_steps} and "
-                f"horizon={self.horizon}."
-            )
-
-    def score(
-        self, optimizer: AbstractLearnedOptimizer, key: PRNGKeyArray, devices: Sequence[parallel.Device] | None = None
-    ) -> float:
-        """Mean final loss on the validation tasks of `key`."""
-        curves = loss_curves(
-            optimizer,
-            self.family,
-            horizon=self.horizon,
-            num_tasks=self.num_tasks,
-            key=key,
-            batch_size=self.batch_size,
-            devices=devices,
-        )
-        return float(np.mean(curves[:, -(self.final_steps or max(1, self.horizon // 10)) :]))
 
 
 @dataclasses.dataclass
@@ -94,19 +45,6 @@ class MetaTrained:
     history: list[dict[str, Any]]  # a row per meta-step: step, meta_loss, gradient_norm, ... and scores
 
 
-def default_outer_optimizer(
-    learning_rate: optax.ScalarOrSchedule = 1e-3, max_norm: float = 0.1
-) -> optax.GradientTransformation:
-    """Adam behind a clip of the meta-gradient's global norm: the mean over tasks is clipped, not each task's.
-
-    **Raises:** `ValueError` for a `max_norm` that is not positive (infinite: no clip), or a rate that is not positive and finite.
-    """
-    positive("max_norm", max_norm, finite=False)
-    if not callable(learning_rate):
-        positive("learning_rate", learning_rate)
-    return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate))
-
-
 @holding_its_folder
 def meta_train(
     optimizer: Optimizer,
@@ -123,7 +61,7 @@ def meta_train(
     resume: bool = False,
     checkpoint_every: int = 100,
     devices: Sequence[parallel.Device] | None = None,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: Callable[[dict[str, Any]], bool | None] | None = None,
 ) -> MetaTrained:
     r"""Improves $\varphi$ by `num_steps` meta-steps $\varphi \leftarrow \varphi + \mathrm{outer\_opt}(\hat\nabla L(\varphi))$.
 
@@ -144,37 +82,26 @@ def meta_train(
         and returned; meta-training itself goes on from $\varphi$. Meta-gradients are noisy: it is often far better. 0: none.
     - `max_diverged`: the largest share of tasks that may have diverged in a meta-step that is taken.
     - `max_seconds`: stop early after this much wall clock in this call.
-    - `on_step`: called with each row of the history, for a progress bar.
+    - `on_step`: called with each row of the history, for a progress bar, say. If it returns True, the run ends there.
 
     **Raises:** before anything is run, `ValueError` for bad arguments or tasks (see `check_family`), if there is nothing to
     train, as of an optax transformation, which hides in closures what it is made of (`l2o.chain` does not), or if another
     optimizer, estimator, family, outer optimizer, key, ... than before is to be resumed (it says which); `FileExistsError` if
     `folder` holds a run and `resume` is not set, `BlockingIOError` if a run in it goes on; `OSError` where the disk fills up.
     """
-    outer_opt = default_outer_optimizer() if outer_opt is None else outer_opt
-    kind("outer_opt", outer_opt, optax.GradientTransformation, "an optax transformation, such as `optax.adam(1e-3)`")
     kind("validation", validation, Validation | None, "an `l2o.Validation`, or None")
     key = keys.one(key)
     optimizer = bare(optimizer)
-    _check_trainable(optimizer)
-    if not isinstance(estimator, AbstractGradientEstimator):
-        raise ValueError(
-            f"`estimator` must be a gradient estimator, such as `BPTT(problem, num_tasks=64)`, got {estimator!r}."
-        )
+    check_trainable(optimizer)
+    training = MetaTraining(estimator, outer_opt, average=average, max_diverged=max_diverged, devices=devices)
     count("num_steps", num_steps)
     count("checkpoint_every", checkpoint_every)
-    if not 0 <= real("average", average) < 1:
-        raise ValueError(f"`average` must be at least 0 and below 1, got {average}.")
-    if not 0 <= real("max_diverged", max_diverged) <= 1:
-        raise ValueError(f"`max_diverged` is a share of the tasks, from 0 to 1, got {max_diverged}.")
     if max_seconds is not None:
         positive("max_seconds", max_seconds, finite=False)
     for part in estimator.parts:
         if isinstance(part.problem, InnerTraining):
             check_family(part.problem.family, keys.of_check(key))
     flags(resume=resume)
-    devices = parallel.share(estimator.num_tasks if estimator.jitted else 1, devices)
-    init, estimate = (_init_jitted, _estimate_jitted) if estimator.jitted else (_init, _estimate)
     checkpoints = (
         None
         if folder is None
@@ -184,156 +111,107 @@ def meta_train(
             settings={
                 "optimizer": optimizer,
                 "estimator": estimator,
-                "outer_opt": outer_opt,
+                "outer_opt": training.outer_opt,
                 "key": key,
                 "validation": validation,
                 "average": float(average),
                 "max_diverged": float(max_diverged),
-                "number of devices": len(devices),
+                "number of devices": len(training.devices),
                 "precision": jax.numpy.finfo(jax.numpy.zeros(()).dtype).bits,  # that JAX computes in
             },
         )
     )
-    writer = None
     train_key, init_key, validation_key = jax.random.split(key, 3)
-
-    parts = [parallel.put(estimator.share(len(devices)), device) for device in devices]
-    arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
-    arrays = jax.device_put(arrays, devices[0])
-    init_keys = jax.random.split(init_key, len(devices))
-    run = {
-        "arrays": arrays,
-        "average": arrays,
-        "outer_state": outer_opt.init(arrays),
-        "episodes": [
-            init(part, *parallel.put((optimizer, k), device))
-            for part, k, device in zip(parts, init_keys, devices, strict=True)
-        ],
-        "best": arrays,
-        "best_score": np.asarray(np.inf),
-        "step": np.asarray(0),
-        "num_skipped": np.asarray(0),
-        "num_diverged": np.asarray(0),
-        "seconds": np.asarray(0.0),
-    }
+    state = training.init(optimizer, train_key, init_key)
+    best: dict[str, Any] = {"arrays": state.average, "score": np.asarray(np.inf)}
     history: list[dict[str, Any]] = []
+    started, seconds = time.monotonic(), 0.0
+
+    def seconds_now():
+        return seconds + time.monotonic() - started
+
+    def saved(state):
+        return {"state": eqx.filter(state, eqx.is_array), "best": best, "seconds": np.asarray(seconds_now())}
+
+    writer = None
     if checkpoints is not None:
         if resume:
-            run, history = checkpoints.restore(run)
-        writer = checkpoints.events(int(run["step"]))
-    num_tasks = [sum(e.num_tasks for e in part.parts) for part in parts]  # of every device
-    started, seconds_before = time.monotonic(), float(run["seconds"])
+            run, history = checkpoints.restore(saved(state))
+            state, best, seconds = eqx.combine(run["state"], state), run["best"], float(run["seconds"])
+        writer = checkpoints.events(len(history))
 
-    def validate():
+    def validate(state):
         assert validation is not None
-        score = validation.score(eqx.combine(run["average"], static), validation_key, devices)
-        if score < run["best_score"]:  # false for NaN
-            run["best"], run["best_score"] = run["average"], np.asarray(score)
+        score = validation.score(state.averaged, validation_key, training.devices)
+        if score < best["score"]:  # false for NaN
+            best.update(arrays=state.average, score=np.asarray(score))
         return score
 
-    def save():
-        run["seconds"] = np.asarray(seconds_before + time.monotonic() - started)
+    def save(state):
         if checkpoints is not None:
-            checkpoints.save(run, history)
+            checkpoints.save(saved(state), history)
 
-    step = int(run["step"])
-    if validation is not None and step == 0:
-        validate()  # the start is a candidate too: training may only make it worse
-    whole = dict(run)  # as of the last whole step: what an interrupt in the middle of one falls back to
+    if validation is not None and not history:
+        validate(state)  # the start is a candidate too: training may only make it worse
     try:
-        while step < num_steps and (max_seconds is None or time.monotonic() - started < max_seconds):
-            step_keys = jax.random.split(keys.of_step(train_key, step), len(devices))
-            current = eqx.combine(run["arrays"], static)
-            results = parallel.run_on_each(
-                estimate,
-                [
-                    (part, *parallel.put((current, episodes, k), device))
-                    for part, episodes, k, device in zip(parts, run["episodes"], step_keys, devices, strict=True)
-                ],
-            )
-            found = [estimate for estimate, _ in results]
-            num_lost = sum(int(e.num_diverged) for e in found)
-            # Devices count as much as they have tasks left, and those without any not at all.
-            left = np.array([max(0, n - int(e.num_diverged)) for n, e in zip(num_tasks, found, strict=True)])
-            kept = [i for i in range(len(found)) if left[i] or not left.any()]
-            weights = left[kept] / left.max() if left.any() else np.ones(len(kept))
-            gradients = [jax.device_put(found[i].gradient, devices[0]) for i in kept]
-            stepped, norm = _outer_step(
-                outer_opt, run["arrays"], run["average"], run["outer_state"], gradients, weights, average
-            )
-            share = num_lost / sum(num_tasks)
-            finite = bool(np.isfinite(norm)) and left.any() and share <= max_diverged
-            if finite:
-                run["arrays"], run["average"], run["outer_state"] = stepped
-            run["episodes"] = [episodes for _, episodes in results]
-            run["num_skipped"] = run["num_skipped"] + (not finite)
-            run["num_diverged"] = run["num_diverged"] + num_lost
-            step += 1
-            run["step"] = np.asarray(step)
-            row = {
-                "step": step,
-                "meta_loss": float(np.average([float(found[i].meta_loss) for i in kept], weights=weights)),
-                "gradient_norm": float(norm),
-                "num_skipped": int(run["num_skipped"]),
-                "num_diverged": int(run["num_diverged"]),
-                "share_diverged": share,  # in this meta-step
-            }
-            if validation is not None and (step % validation.every == 0 or step == num_steps):
-                row["validation_loss"] = validate()
+        stopped = False
+        while (
+            len(history) < num_steps
+            and not stopped
+            and (max_seconds is None or time.monotonic() - started < max_seconds)
+        ):
+            new, metrics = training.step(state)
+            row = _row(new, metrics)
+            if validation is not None and (row["step"] % validation.every == 0 or row["step"] == num_steps):
+                row["validation_loss"] = validate(new)
+            state = new  # after what an interrupt may cut short: with its row, or not at all
             history.append(row)
-            whole = dict(run)
             if writer is not None:
                 named = {f"meta_training/{name}": value for name, value in row.items() if name != "step"}
-                writer.add(event_files.scalar(name, value, step) for name, value in named.items())
-            if on_step is not None:
-                on_step(row)
-            if step % checkpoint_every == 0:
-                save()
-        # Stopped by the clock between two validations: what was learned since the last one counts too.
+                writer.add(event_files.scalar(name, value, row["step"]) for name, value in named.items())
+            stopped = on_step is not None and on_step(row) is True
+            if row["step"] % checkpoint_every == 0:
+                save(state)
+        # Stopped between two validations: what was learned since the last one counts too.
         if validation is not None and history and "validation_loss" not in history[-1]:
-            history[-1]["validation_loss"] = validate()
-        save()
+            history[-1]["validation_loss"] = validate(state)
+        save(state)
     except KeyboardInterrupt as interrupt:
-        run.update(whole)
-        step = int(run["step"])
-        history[:] = [row for row in history if row["step"] <= step]
-        save()
+        step = min(len(history), int(state.step))
+        history[:] = history[:step]
+        save(state)
         if folder is not None:
             interrupt.add_note(f"Saved at meta-step {step} in {folder}; go on with resume=True (`--resume`).")
         raise
 
-    last = eqx.combine(run["average"], static)
-    has_best = bool(np.isfinite(run["best_score"]))
-    num_inner_steps, num_episodes = map(sum, zip(*(_amounts(part, step) for part in estimator.parts), strict=True))
+    has_best = bool(np.isfinite(best["score"]))
+    num_steps = len(history)
+    num_inner_steps, num_episodes = map(sum, zip(*(_amounts(part, num_steps) for part in estimator.parts), strict=True))
     return MetaTrained(
-        optimizer=eqx.combine(run["best"], static) if has_best else last,
-        last=last,
-        best_score=float(run["best_score"]) if has_best else None,
-        num_steps=step,
-        num_skipped=int(run["num_skipped"]),
-        num_diverged=int(run["num_diverged"]),
-        share_diverged=int(run["num_diverged"]) / (max(step, 1) * sum(num_tasks)),
+        optimizer=eqx.combine(best["arrays"], state.optimizer) if has_best else state.averaged,
+        last=state.averaged,
+        best_score=float(best["score"]) if has_best else None,
+        num_steps=num_steps,
+        num_skipped=int(state.num_skipped),
+        num_diverged=int(state.num_diverged),
+        share_diverged=int(state.num_diverged) / (max(num_steps, 1) * training.num_tasks),
         num_episodes=num_episodes,
         num_inner_steps=num_inner_steps,
-        seconds=float(run["seconds"]),
+        seconds=seconds_now(),
         history=history,
     )
 
 
-def _check_trainable(optimizer: Any) -> None:
-    """Refuses what has no meta-parameters, before a run that would change nothing."""
-    if any(leaf.size for leaf in jax.tree.leaves(eqx.filter(optimizer, eqx.is_inexact_array))):
-        return
-    if isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(
-            "There is nothing to train: an optax transformation hides what it is made of in functions, learned rules as well. "
-            "Chain a learned rule with optax's by `l2o.chain(optax.clip(1.0), rule)`, whose meta-parameters are the rule's."
-        )
-    raise ValueError(
-        f"There is nothing to train: {type(optimizer).__name__} has no floating JAX arrays among its leaves, which are what is "
-        "trained. Fields that are static, Python numbers, NumPy arrays, and learned rules inside of optax transformations "
-        "(`optax.chain`; use `l2o.chain`) are not."
-    )
+def _row(state, metrics):
+    """A meta-step as the history has it."""
+    return {
+        "step": int(state.step),
+        "meta_loss": float(metrics["meta_loss"]),
+        "gradient_norm": float(metrics["gradient_norm"]),
+        "num_skipped": int(state.num_skipped),
+        "num_diverged": int(state.num_diverged),
+        "share_diverged": float(metrics["share_diverged"]),  # in this meta-step
+    }
 
 
 def _amounts(estimator, num_steps):
@@ -343,28 +221,3 @@ def _amounts(estimator, num_steps):
         return float("nan"), num_runs  # whole episodes at every call
     truncation = getattr(problem, "truncation", float("nan"))
     return num_runs * truncation, num_runs * truncation / getattr(problem, "horizon", truncation)
-
-
-def _init(estimator, optimizer, key):
-    return estimator.init(optimizer, key)
-
-
-def _estimate(estimator, optimizer, episodes, key):
-    return estimator.estimate(optimizer, episodes, key)
-
-
-_init_jitted, _estimate_jitted = eqx.filter_jit(_init), eqx.filter_jit(_estimate)
-
-
-@eqx.filter_jit
-def _outer_step(outer_opt, arrays, averaged, outer_state, gradients, weights, average):
-    """One outer update with the weighted mean of the devices' meta-gradients."""
-
-    def mean_of(*parts):
-        weighted = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
-        return (sum(weighted[1:], start=weighted[0]) / jnp.sum(weights)).astype(parts[0].dtype)
-
-    mean = jax.tree.map(mean_of, *gradients)
-    updates, outer_state = outer_opt.update(mean, outer_state, arrays)
-    arrays = eqx.apply_updates(arrays, updates)
-    return (arrays, optax.incremental_update(arrays, averaged, 1 - average), outer_state), optax.tree.norm(mean)
