@@ -13,7 +13,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from l2o.core import keys, parallel
-from l2o.core.checks import count, kind, positive
+from l2o.core.checks import count, kind, not_negative
 from l2o.core.coordinates import conjugate
 from l2o.core.inner_loop import InnerState
 from l2o.core.optimizer import check_optimizer, with_extra_args
@@ -66,7 +66,7 @@ def measure(
         check_optimizer(f"optimizers[{name!r}]", optimizer)
     check_callable(family)
     count("num_steps", num_steps)
-    positive("seconds", seconds)
+    not_negative("seconds", seconds)
     task, start, batch_key = begin(family, optax.identity(), key)
     params, sizes = start.params, {}
     calls: dict[str | None, Any] = {None: (_gradients, (task, params, batch_key, num_steps))}

@@ -3,6 +3,7 @@
 Chen et al. 2020, "Training Stronger Baselines for Learning to Optimize", section 4.2.
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -47,7 +48,9 @@ class Imitation(AbstractInnerProblem):
 
     def init(self, optimizer, key):
         key = keys.one(key)
-        return Episode(key, begin(self.family, self._pair(optimizer, key), key)[1])
+        return Episode(
+            key, begin(self.family, self._pair(optimizer, key), key)[1], jnp.asarray(self.horizon, jnp.int32)
+        )
 
     def advance(self, optimizer, state):
         pair = self._pair(optimizer, state.key)
@@ -55,10 +58,10 @@ class Imitation(AbstractInnerProblem):
         inner = eqx.tree_at(lambda s: s.opt_state[2], state.inner, (jnp.zeros(()), jnp.zeros(())))
         inner, _ = unroll(task, pair, inner, batch_key, length=self.truncation)
         distance, size = inner.opt_state[2]
-        return Episode(state.key, inner), distance / (size + 1e-20)
+        return dataclasses.replace(state, inner=inner), distance / (size + 1e-20)
 
     def finished(self, state):
-        return state.inner.step >= self.horizon
+        return state.inner.step >= state.end
 
     def _pair(self, optimizer, key):
         return _Pair(optimizer, self.teacher, jax.random.bernoulli(keys.of_choice(key), self.on_policy))

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from l2o.core import keys
 from l2o.core.checks import count, counts, kind
@@ -33,6 +33,13 @@ class AbstractInnerProblem(eqx.Module):
     def finished(self, state: PyTree) -> Bool[Array, ""]:
         """Whether the episode has reached its horizon."""
 
+    def staggered(self, state: PyTree, index: Int[Array, ""] | int, num: int) -> PyTree:
+        """The start of episode `index` of `num` that are to end at different times: some end early, this once.
+
+        By default none does.
+        """
+        return state
+
     def side_by_side(self, num: int) -> "AbstractInnerProblem":
         """The same problem, told that `num` episodes are advanced in one vectorised program, whose memory they share."""
         return self
@@ -43,6 +50,7 @@ class Episode(eqx.Module):
 
     key: PRNGKeyArray
     inner: InnerState
+    end: Int[Array, ""]  # the step at which it is over
 
 
 class InnerTraining(AbstractInnerProblem):
@@ -85,7 +93,11 @@ class InnerTraining(AbstractInnerProblem):
 
     def init(self, optimizer, key):
         key = keys.one(key)
-        return Episode(key, begin(self.family, optimizer, key)[1])
+        return Episode(key, begin(self.family, optimizer, key)[1], jnp.asarray(self.horizon, jnp.int32))
+
+    def staggered(self, state, index, num):
+        early = index * (self.horizon // self.truncation) // num
+        return dataclasses.replace(state, end=jnp.asarray(self.horizon - self.truncation * early, jnp.int32))
 
     def advance(self, optimizer, state):
         task, _, batch_key = begin(self.family, optimizer, state.key)
@@ -104,10 +116,10 @@ class InnerTraining(AbstractInnerProblem):
         if self.step_weights is not None:
             first = state.inner.step
             losses = losses * jax.lax.dynamic_slice(self.step_weights, (first,), (self.truncation,))
-        return Episode(state.key, inner), jnp.mean(losses)
+        return dataclasses.replace(state, inner=inner), jnp.mean(losses)
 
     def finished(self, state):
-        return state.inner.step >= self.horizon
+        return state.inner.step >= state.end
 
 
 def check_truncation(horizon: int, truncation: int) -> None:

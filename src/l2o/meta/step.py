@@ -130,7 +130,7 @@ class MetaTraining:
         """
         step_keys = jax.random.split(keys.of_step(state.key, state.step), len(self.devices))
         if self.sharded:
-            losses, gradients, lost, episodes = _estimate_sharded(self._share, state, step_keys, self._mesh)
+            (losses, gradients, lost), episodes = _estimate_sharded(self._share, state, step_keys, self._mesh)
         else:
             estimate = _estimate_jitted if self.estimator.jitted else _estimate
             inputs = zip(self._shares, state.episodes, step_keys, self.devices, strict=True)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from l2o.core import keys
 from l2o.core.optimizer import AbstractLearnedOptimizer
 
 
@@ -57,6 +58,17 @@ class AbstractGradientEstimator(eqx.Module):
         self, optimizer: AbstractLearnedOptimizer, state: PyTree, key: PRNGKeyArray
     ) -> tuple[Estimate, PyTree]:
         """Advances every episode by one truncation. Episodes that end, or diverge, are replaced by new ones."""
+
+
+def start(estimator: Any, optimizer: AbstractLearnedOptimizer, key: PRNGKeyArray) -> PyTree:
+    """The episodes [num_tasks, ...] that an estimator starts with, ending at different times if it is `staggered`."""
+
+    def one(key, index):
+        state = estimator.problem.init(optimizer, key)
+        return estimator.problem.staggered(state, index, estimator.num_tasks) if estimator.staggered else state
+
+    num = estimator.num_tasks
+    return jax.vmap(one)(jax.random.split(keys.one(key), num), jnp.arange(num))
 
 
 def has_diverged(meta_loss: Float[Array, ""], gradient: PyTree) -> Bool[Array, ""]:

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from l2o.core import keys as _keys
-from l2o.core.checks import count, counts, kind
-from l2o.meta.estimators._base import AbstractGradientEstimator, Estimate, has_diverged, mean_of_finite, restart
+from l2o.core.checks import count, counts, flags, kind
+from l2o.meta.estimators._base import AbstractGradientEstimator, Estimate, has_diverged, mean_of_finite, restart, start
 from l2o.meta.problems import AbstractInnerProblem
 
 
@@ -19,8 +19,12 @@ class BPTT(AbstractGradientEstimator):
     dropped. Truncation = horizon removes the bias, at the price of exploding meta-gradients on long horizons. Memory is
     that of one truncation's backward pass, times `batch_size`.
 
-    **Arguments:** `batch_size`: tasks run at once, in one vectorised program; default all. Fewer is faster where one task
-    fills the machine (networks on a CPU), more where tasks are tiny.
+    **Arguments:**
+
+    - `batch_size`: tasks run at once, in one vectorised program; default all. Fewer is faster where one task fills the machine
+        (networks on a CPU), more where tasks are tiny.
+    - `staggered`: episodes end at different times, as their first ones are cut short. Otherwise all begin and end together, and
+        the meta-gradient is of one part of the horizon after the other.
 
     A task whose meta-loss or gradient is not finite is left out of the mean and counted.
 
@@ -30,15 +34,16 @@ class BPTT(AbstractGradientEstimator):
     problem: AbstractInnerProblem
     num_tasks: int = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True, default=None)
+    staggered: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self):
         kind("problem", self.problem, AbstractInnerProblem, "an inner problem, such as `l2o.InnerTraining`")
         count("num_tasks", self.num_tasks)
         counts(batch_size=self.batch_size)
+        flags(staggered=self.staggered)
 
     def init(self, optimizer, key):
-        keys = jax.random.split(_keys.one(key), self.num_tasks)
-        return jax.vmap(lambda k: self.problem.init(optimizer, k))(keys)
+        return start(self, optimizer, key)
 
     def estimate(self, optimizer, state, key):
         batch_size = min(self.batch_size or self.num_tasks, self.num_tasks)

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from l2o.core import keys
-from l2o.core.checks import count, kind, positive
-from l2o.meta.estimators._base import AbstractGradientEstimator, Estimate, has_diverged, mean_of_finite, restart
+from l2o.core.checks import count, flags, kind, positive
+from l2o.meta.estimators._base import AbstractGradientEstimator, Estimate, has_diverged, mean_of_finite, restart, start
 from l2o.meta.problems import AbstractInnerProblem
 
 
@@ -30,8 +30,8 @@ class PES(AbstractGradientEstimator):
 
     The meta-gradient is that of the *sum* of an episode's truncation losses divided over its truncations, one per call.
 
-    **Arguments:** `std`: $\sigma$. `num_tasks` counts pairs; one of which either loss is not finite is left out of the mean, and
-    counted.
+    **Arguments:** `std`: $\sigma$. `staggered`: as of `BPTT`. `num_tasks` counts pairs; one of which either loss is not finite is
+    left out of the mean, and counted.
 
     **Raises:** `ValueError` if `num_tasks` is not a positive whole number, or `std` not positive and finite.
     """
@@ -39,23 +39,23 @@ class PES(AbstractGradientEstimator):
     problem: AbstractInnerProblem
     num_tasks: int = eqx.field(static=True)
     std: float = eqx.field(static=True, default=0.01)
+    staggered: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self):
         kind("problem", self.problem, AbstractInnerProblem, "an inner problem, such as `l2o.InnerTraining`")
         count("num_tasks", self.num_tasks)
         positive("std", self.std)
+        flags(staggered=self.staggered)
 
     @property
     def num_particles(self):
         return 2 * self.num_tasks
 
     def init(self, optimizer, key):
-        def one_pair(key):
-            state = self.problem.init(optimizer, key)
-            zeros = jax.tree.map(jnp.zeros_like, eqx.filter(optimizer, eqx.is_inexact_array))
-            return _PESState(state, state, zeros)
-
-        return jax.vmap(one_pair)(jax.random.split(keys.one(key), self.num_tasks))
+        episodes = start(self, optimizer, key)
+        arrays = eqx.filter(optimizer, eqx.is_inexact_array)
+        zeros = jax.tree.map(lambda x: jnp.zeros((self.num_tasks, *x.shape), x.dtype), arrays)
+        return _PESState(episodes, episodes, zeros)
 
     def estimate(self, optimizer, state, key):
         arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
