@@ -1,6 +1,6 @@
 """Learned optimizers in PyTorch, on the same weights. Importing it, and using it, needs no JAX.
 
-Every public module here is the twin of the architecture of that name in `l2o.architectures`: it holds
+Every public module here is the twin of the architecture of that name in `l2o.optimizers`: it holds
 `build(arrays, **arguments)`, which makes the update rule from a weights file's arrays and constructor arguments.
 """
 
