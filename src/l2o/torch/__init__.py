@@ -10,7 +10,8 @@ except ImportError as error:
     raise ImportError("l2o.torch needs PyTorch: pip install 'l2o[torch]'.") from error
 
 from l2o.io.weights import names as names
-from l2o.torch._optimizer import LearnedOptimizer, load_weights
+from l2o.torch._optimizer import LearnedOptimizer
+from l2o.torch._options import load_weights
 from l2o.torch._recorder import Recorder, Recording
 from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
 from l2o.torch._states import load_state, save_state
