@@ -144,7 +144,7 @@ def test_refused():
     with pytest.raises(ValueError, match="must be one of 'hold', 'anneal', 'fallback', or None, got 'stop'"):
         l2o.beyond(descent(), 3, "stop")
     with pytest.raises(ValueError, match="AbstractFlat"):
-        l2o.beyond(Normalised(jnp.asarray(0.1)), 3)
+        l2o.beyond(Normalised(jnp.asarray(0.1)), 3, "fallback")
 
 
 def test_w11_warns_once_in_eager_jit_scan_and_vmap():

@@ -142,7 +142,7 @@ def test_what_cannot_be_explained_is_said():
         l2o.explain(optax.sgd(1e3), fakes.bowls, **{**short, "horizon": 60})
     with pytest.raises(ValueError, match="must be at least 2"):
         l2o.explain(optax.sgd(0.1), fakes.bowls, **{**short, "num_tasks": 1})
-    with pytest.raises(ValueError, match=r"has no part 'w'\. It is one rule, not an `l2o.Partitioned`"):
+    with pytest.raises(ValueError, match=r"has no part 'w'\. It is one rule: give no `part`"):
         l2o.explain(optax.sgd(0.1), fakes.bowls, **short, part="w")
     rule = fakes.Momentum(jnp.array(0.1), jnp.array(0.5))
     with pytest.raises(ValueError, match=r"has no part 'w'\. Its parts: hidden, out"):
