@@ -8,7 +8,7 @@ import optax
 import pytest
 from fakes import Momentum, Normalised, assert_trees_close, assert_trees_equal, regression, tiny_lstm
 from jax.flatten_util import ravel_pytree
-from test_inner import LENGTH, meta_gradient, objective, obvious
+from unrolls import LENGTH, meta_gradient, objective, obvious
 
 import l2o
 from l2o.meta.estimators.bptt import BPTT
