@@ -55,8 +55,6 @@ from l2o.evaluation.suites import paper
 from l2o.meta.estimators.bptt import BPTT
 from l2o.tasks import style
 
-matplotlib.use("Agg")
-
 SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-style.safetensors"
 HORIZON = 128
 DIMMED = 0.2  # the least factor of losses in meta-training
