@@ -55,7 +55,7 @@ from l2o.evaluation.suites import paper
 from l2o.meta.estimators.bptt import BPTT
 from l2o.tasks import style
 
-SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-style.safetensors"
+SHIPPED = Path(l2o.__file__).parent / "io" / "pretrained" / "lstm-style.safetensors"
 HORIZON = 128
 DIMMED = 0.2  # the least factor of losses in meta-training
 # The rule that is imitated, the best of a search of 66 on two training pictures at 64 x 64 pixels (LOG.md; `search_teacher.py
