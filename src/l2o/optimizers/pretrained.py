@@ -63,10 +63,12 @@ def save(
         `l2o.Rescaled`, to which gradients of all sizes are the same. And it is run for ten times as long, 4 times, and what
         becomes of the loss (`l2o.core.horizons`) is written there too.
 
-    **Raises:** `ValueError` if the optimizer is not of an architecture of this package, nor `l2o.Partitioned` into such or
-    `l2o.Rescaled`, or names its leaves by a function, or there is a `family` but no "horizon" in the recipe, or it could not
-    be loaded again: weights that are not finite, a recipe whose "horizon" is no number of steps; `OSError` if `path` cannot
-    be written.
+    What is of a class of your own, a `l2o.Guarded` or a `l2o.chain` is saved with its class's name and its constants, and loaded
+    by whoever has one like it: `l2o.load(path, like=...)`.
+
+    **Raises:** `ValueError` if the optimizer names its leaves by a function, or there is a `family` but no "horizon" in the
+    recipe, or it could not be loaded again: weights that are not finite, a recipe whose "horizon" is no number of steps;
+    `OSError` if `path` cannot be written.
     """
     import safetensors.numpy
 
