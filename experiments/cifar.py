@@ -46,7 +46,7 @@ from l2o.evaluation.suites import paper
 from l2o.optimizers.baselines import PAPER_BASELINES
 from l2o.tasks import convnet
 
-SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-cifar.safetensors"
+SHIPPED = Path(l2o.__file__).parent / "io" / "pretrained" / "lstm-cifar.safetensors"
 PANELS = ("cifar10", "cifar5", "cifar2")
 # Name: the labels it is meta-trained on, whether it is two LSTMs, and the panels that it is measured on.
 OPTIMIZERS = {

@@ -31,7 +31,6 @@ four times that; fewer pictures, `--tune-tasks` and `--trials` cost less, and al
 
 import argparse
 import functools
-import itertools
 import time
 from pathlib import Path
 
@@ -41,10 +40,9 @@ import _publish
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib
-import numpy as np
 import optax
 from _imitation import Fit, Plan
+from _style_pictures import pictures
 from _teacher import annealed, momentum
 from jaxtyping import Array, Float
 from train_mnist import run
@@ -52,15 +50,12 @@ from train_mnist_pair import late
 
 import l2o
 from l2o.core import scale
-from l2o.evaluation import comparison, records
+from l2o.evaluation import comparison
 from l2o.evaluation.suites import paper
 from l2o.meta.estimators.bptt import BPTT
 from l2o.tasks import style
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-style.safetensors"
+SHIPPED = Path(l2o.__file__).parent / "io" / "pretrained" / "lstm-style.safetensors"
 HORIZON = 128
 DIMMED = 0.2  # the least factor of losses in meta-training
 # The rule that is imitated, the best of a search of 66 on two training pictures at 64 x 64 pixels (LOG.md; `search_teacher.py
@@ -89,7 +84,6 @@ PANELS = ("style_64", "style_128", "strong_64")
 OPTIMIZERS = ("lstm-style", *l2o.baselines.PAPER_BASELINES, "lbfgs")
 SCHEDULED_RATES = {"adam": (1e-2, 0.3), "nag": (3e-2, 1.0)}  # a decade and a half around the best constant rates
 RATES = (3e-3, 1.0)  # below and above the best of every baseline but SGD, which diverges here and there already at 1.0
-MARKS = (0, 16, 32, 64, 128)  # steps after which pictures are shown
 PICTURES = {"data": "content_64", "style": "starry_night", "size": 64, "features": "vgg16"}
 
 
@@ -198,7 +192,7 @@ def train(arguments, key):
         "command": "python experiments/style.py",
     }
     whole = DimmedFamily(style.family() if quick else style.family(**PICTURES), DIMMED)
-    told = scale.measure(result.optimizer, whole, horizon=1)  # of the first gradients
+    told = scale.gradient_scale(result.optimizer, whole, horizon=1)  # of the first gradients
     l2o.pretrained.save(trained, l2o.Rescaled(result.optimizer, told["start"][1]), recipe=recipe)
     if not quick:
         SHIPPED.write_bytes(trained.read_bytes())
@@ -290,57 +284,6 @@ def _learned(arguments):
     return trained if trained.exists() else "lstm-style"
 
 
-def pictures(arguments, key):
-    """Munch's Scream in the style of van Gogh's Starry Night, both in the public domain; the test photographs are not."""
-    if arguments.quick:
-        task = style.between(style._synthetic(key, 16), style._synthetic_style(16), features="random")
-        painting = style._synthetic_style(16)
-    else:
-        photo, painting = (l2o.data.load_style(name, 64) for name in ("scream", "starry_night"))
-        task = style.between(photo, painting)
-    found = records.load(arguments.folder / "style_64").records["style_64"]
-    rows = {}
-    for name, record in found.items():
-        if record.learned:
-            optimizer = l2o.load(_learned(arguments))
-        else:
-            optimizer = l2o.baselines.get(name).make(record.tuned and record.tuned.value.rate)
-        state, rows[name] = l2o.start(task, optimizer, key), []
-        for length in (0, *(after - before for before, after in itertools.pairwise(MARKS))):
-            if length:
-                state, _ = _unroll(task, optimizer, state, key, length)
-            rows[name].append((np.asarray(task.image(state.params)), float(_loss(task, state.params))))
-    figure, axes = plt.subplots(
-        len(rows),
-        2 + len(MARKS),
-        figsize=(1.35 * (2 + len(MARKS)), 1.5 * len(rows)),
-        layout="constrained",
-        squeeze=False,
-    )
-    for line, (name, found) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name, fontsize=8)
-        shown = [(task.content, "content"), (painting, "style")]
-        shown += [(x, f"step {n}: {loss:.3g}") for n, (x, loss) in zip(MARKS, found, strict=True)]
-        for axis, (image, title) in zip(line, shown, strict=True):
-            axis.imshow(image)
-            axis.set_title(title, fontsize=7)
-            axis.set(xticks=[], yticks=[])
-    folder = arguments.folder if arguments.quick else _publish.RESULTS
-    figure.savefig(folder / "style-pictures.png", dpi=110)
-    plt.close(figure)
-    print(f"Pictures: {folder / 'style-pictures.png'}")
-
-
-@eqx.filter_jit
-def _unroll(task, optimizer, state, key, length):
-    return l2o.unroll(task, optimizer, state, key, length=length)
-
-
-@eqx.filter_jit
-def _loss(task, params):
-    return task.loss(params, None)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -374,7 +317,7 @@ def main():
     if "beside" in stages:
         beside(arguments, test_key)
     if "pictures" in stages:
-        pictures(arguments, picture_key)
+        pictures(_learned(arguments), arguments, picture_key)
 
 
 if __name__ == "__main__":

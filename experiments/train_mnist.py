@@ -40,7 +40,7 @@ from l2o.meta.imitation import Imitation
 from l2o.optimizers import lstm
 from l2o.tasks import mlp
 
-SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-mnist.safetensors"
+SHIPPED = Path(l2o.__file__).parent / "io" / "pretrained" / "lstm-mnist.safetensors"
 ADAM = optax.adam(0.031, b1=0.77, b2=0.72, eps=8e-5)
 SCHEDULE = {"rate": 0.460, "warmup": 5.64, "num_steps": 95.1, "exponent": 0.266, "least": 0.264}
 CONSTANTS = {"b1": 0.793, "b2": 0.99947, "eps": 4.6e-6, "power": 0.302}

@@ -24,7 +24,7 @@ from train_mnist_pair import QUICK
 import l2o
 from l2o.tasks import mlp
 
-SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-mnist-mixture.safetensors"
+SHIPPED = Path(l2o.__file__).parent / "io" / "pretrained" / "lstm-mnist-mixture.safetensors"
 NETS = ({}, {"hidden": (20, 20)}, {"hidden": (20, 20), "init_std": None}, {"activation": "relu"})
 # fmt: off
 RATES = {

@@ -30,7 +30,7 @@ import l2o
 from l2o.meta.estimators.bptt import BPTT
 from l2o.tasks import mlp
 
-SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-mnist-pair.safetensors"
+SHIPPED = Path(l2o.__file__).parent / "io" / "pretrained" / "lstm-mnist-pair.safetensors"
 # fmt: off
 RATES = {
     "hidden": {0: 0.00934, 3: 0.0286, 7: 0.0474, 15: 0.0911, 30: 0.121, 50: 0.162, 75: 0.121, 90: 0.0428, 100: 0.0452,

@@ -17,7 +17,7 @@ from l2o.meta.estimators.bptt import BPTT
 from l2o.optimizers import lstm
 from l2o.tasks import quadratic
 
-SHIPPED = Path(l2o.pretrained.__file__).parent / "lstm-quadratic.safetensors"
+SHIPPED = Path(l2o.__file__).parent / "io" / "pretrained" / "lstm-quadratic.safetensors"
 FIRST_ORDER = ["sgd", "momentum", "nag", "rmsprop", "adagrad", "adam", "lion", "muon"]
 
 

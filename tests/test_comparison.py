@@ -1,4 +1,4 @@
-"""Comparisons: recorded, resumed, tuned by one budget, and summed up in numbers that can be checked by hand."""
+"""A comparison runs what it says, records all of it, and goes on where it was stopped."""
 
 import json
 import logging
@@ -15,14 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fakes import Descent, bowl, bowls, tiny_lstm
+from fakes import Descent, bowl, tiny_lstm
 
 import l2o
-from l2o.core.curves import Curves
-from l2o.evaluation import analysis, comparison, costs, tuning
+from l2o.evaluation import analysis, comparison
 from l2o.evaluation import records as results
-from l2o.evaluation.costs import MetaTraining, StepCost
-from l2o.evaluation.records import Comparison, Record
 from l2o.evaluation.tuning import Search
 from l2o.optimizers import pretrained
 
@@ -45,7 +42,7 @@ PANELS = {
 
 def numbers(result):
     """Everything that is not a time."""
-    return [{k: v for k, v in row.items() if not k.startswith("ms_")} for row in analysis.table(result)]
+    return [{k: v for k, v in row.items() if not k.startswith("ms_")} for row in analysis.all_rows(result)]
 
 
 @pytest.fixture(scope="module")
@@ -263,152 +260,6 @@ def test_killed_at_random_and_resumed_gives_the_same_table(tmp_path):
     killed, whole = (numbers(results.load(path)) for path in (folder, tmp_path / "whole"))
     assert json.dumps(killed) == json.dumps(whole)
     assert not list(folder.rglob("*.part"))
-
-
-def test_grid_and_random_search():
-    grid = Search(6, schedules=("constant", "cosine")).trials(KEY)
-    assert len(grid.rate) == 6
-    assert sorted(set(grid.schedule)) == [0, 1]
-    np.testing.assert_allclose(np.unique(grid.rate), np.geomspace(1e-4, 10, 3))
-    drawn = Search(200, "random", schedules=tuning.SCHEDULES, weight_decays=(1e-5, 1e-1)).trials(KEY)
-    assert set(drawn.schedule) == {0, 1, 2}
-    assert ((drawn.rate >= 1e-4) & (drawn.rate <= 10)).all()
-    assert abs(np.mean(np.log10(drawn.rate)) + 1.5) < 0.3  # the middle of [-4, 1], standard error 0.1
-    assert ((drawn.weight_decay >= 1e-5) & (drawn.weight_decay <= 1e-1)).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"kind": "bayes"}, "`kind` must be grid or random, got 'bayes'"),
-        ({"schedules": ("linear",)}, "No schedule named 'linear'. Schedules: constant, cosine, warmup_cosine"),
-        ({"num_trials": 1, "schedules": ("constant", "cosine")}, "1 trials cannot cover 2 schedules"),
-        ({"weight_decays": (1e-4, 1e-2)}, "Weight decay is searched at random only"),
-        ({"rates": (1.0, 0.1)}, "`rates` must be two numbers, positive, finite and ascending"),
-    ],
-)
-def test_a_search_that_makes_no_sense_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Search(**arguments)
-
-
-def test_schedules_are_those_of_optax():
-    """Descent on a linear loss moves by the rate of each step."""
-
-    def slope(key):
-        return l2o.FunctionTask(lambda key: jnp.zeros(()), lambda x, key: x)
-
-    search = Search(3, "random", schedules=tuning.SCHEDULES)
-    expected = {
-        "constant": lambda step: 1.0,
-        "cosine": optax.cosine_decay_schedule(1.0, 20),
-        "warmup_cosine": optax.warmup_cosine_decay_schedule(0.5, 1.0, 2, 20),
-    }
-    for index, name in enumerate(tuning.SCHEDULES):
-        optimizer = search.make(l2o.baselines.get("sgd"), 20)(tuning.Trial(0.1, index, np.nan))
-        curve = l2o.loss_curves(optimizer, slope, horizon=25, num_tasks=1, key=KEY)[0]
-        rates = [0.1 * float(expected[name](step)) for step in range(25)]
-        np.testing.assert_allclose(-np.diff(curve), rates, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "schedule_free_adam"])
-def test_weight_decay_reaches_the_rules_that_have_it(name):
-    search = Search(2, "random", weight_decays=(1e-3, 10.0))
-    curves = []
-    for decay in (0.0, 1.0):
-        optimizer = search.make(l2o.baselines.get(name), 5)(tuning.Trial(0.1, 0, decay))
-        curves.append(l2o.loss_curves(optimizer, bowls, horizon=5, num_tasks=1, key=KEY)[0, -1])
-    assert curves[0] != curves[1]
-
-
-def synthetic(**losses):
-    """A comparison of one panel whose runs fall as 1 / (1 + rate * t), 10 seeds."""
-    steps = np.arange(201)
-    seeds = 1 + 0.05 * np.random.default_rng(0).normal(size=(10, 1))
-    records = {
-        name: Record(Curves(seeds / (1 + rate * steps[None]), {}), learned=name.startswith("learned"))
-        for name, rate in losses.items()
-    }
-    panels = {"p": l2o.Panel(lambda: bowl, 100, 200, "made up")}
-    return Comparison(panels, tuple(losses), {"p": records}, {"p": {}}, {}, {}, {})
-
-
-def test_speed_up_and_break_even_by_hand():
-    made_up = synthetic(learned=1.0, fast=0.5, slow=0.1)
-    back = analysis.pay_back(made_up, "p", "learned")
-    # 1 / (1 + 100) is reached by 1 / (1 + t / 2) at t = 200.
-    assert (back.best, back.steps, back.speed_up) == ("fast", 200, 2.0)
-    assert back.ratio == pytest.approx(51 / 101)
-    assert back.against_tuning is None
-    meta = MetaTraining(seconds=50.0, num_episodes=100.0, num_steps=10_000.0)
-    prices = {"learned": StepCost(1.5, 1.0, 100, 10), "fast": StepCost(1.0, 0.1, 10, 10)}
-    priced = made_up._replace(costs={"p": prices}, meta_training={"learned": meta})
-    back = analysis.pay_back(priced, "p", "learned")
-    assert back.against_tuned.steps == 10_000 / (200 - 100)
-    assert back.against_tuned.seconds == pytest.approx(50 / (200 * 1e-3 - 100 * 1.5e-3))
-    ours = costs.against_tuning(meta, *prices.values(), horizon=100, num_trials=11)
-    assert ours.steps == 10_000 / (10 * 100)
-    assert ours.seconds == pytest.approx(50 / (100 * (11 * 1e-3 - 1.5e-3)))
-
-
-def test_what_is_never_reached_is_a_bound_and_what_loses_never_pays():
-    out_of_reach = analysis.pay_back(synthetic(learned=10.0, slow=0.1), "p", "learned")
-    assert out_of_reach.steps is None
-    assert out_of_reach.speed_up == 2.0
-    prices = {"learned": StepCost(1.0, 1.0, 1, 1), "fast": StepCost(1.0, 1.0, 1, 1)}
-    meta = {"learned": MetaTraining(1.0, 1.0, 1.0)}
-    loses = synthetic(learned=0.1, fast=1.0)._replace(costs={"p": prices}, meta_training=meta)
-    assert analysis.pay_back(loses, "p", "learned").against_tuned == (np.inf, np.inf)
-
-
-def test_overall_counts_wins_losses_and_divergence():
-    made_up = synthetic(learned=1.0, learned_worse=0.2, fast=0.5)
-    made_up.records["p"]["learned_bad"] = Record(Curves(np.full((10, 201), np.nan), {}), learned=True)
-    table = analysis.overall(made_up)
-    assert table["learned"].ratio.value == pytest.approx(51 / 101, rel=0.05)
-    assert table["learned"].improvement.value == 1.0
-    assert (table["learned"].num_won, table["learned"].num_lost) == (1, 0)
-    assert (table["learned_worse"].num_won, table["learned_worse"].num_lost) == (0, 1)
-    assert table["learned_bad"].num_diverged == 10
-    assert table["learned_bad"].ratio.value == np.inf
-    assert table["learned_bad"].num_lost == 1
-    assert table["fast"].improvement is None
-
-
-def test_tables_are_written_tidy(tmp_path, small):
-    analysis.write_table(small, tmp_path)
-    rows = json.loads((tmp_path / "table.json").read_text())
-    assert {(r["panel"], r["optimizer"], r["step"]) for r in rows} == {
-        (p, o, s) for p, steps in (("bowl", (6, 9)), ("noisy/bowl", (6,))) for o in small.records[p] for s in steps
-    }
-    header, first, *_ = (tmp_path / "table.csv").read_text().splitlines()
-    assert header.startswith("panel,optimizer,learned,rate,")
-    assert first.startswith("bowl,sgd,False,")
-
-
-def test_costs_are_measured():
-    measured = costs.measure({"sgd": optax.sgd(0.1), "adam": optax.adam(0.1)}, bowls, key=KEY, seconds=0.01)
-    num = measured["adam"].num_params
-    assert measured["sgd"].state_bytes == 0
-    assert measured["adam"].state_bytes == 4 * (2 * num + 1)
-    assert all(0 < c.ms_optimizer < 1000 and 0 < c.ms_step < 1000 for c in measured.values())
-
-
-def test_the_evaluations_of_a_line_search_are_timed_on_true_gradients():
-    """On a bowl L-BFGS tries one point a step; with anything but the gradient it would try none, or all that it may."""
-
-    def family(key):
-        def loss(x, key):
-            jax.debug.callback(lambda: counted.append(1))
-            return jnp.sum(x**2)
-
-        return l2o.FunctionTask(lambda key: jnp.ones(3), loss)
-
-    counted, num_steps = [], 5
-    costs.measure({"sgd": optax.sgd(0.1), "lbfgs": optax.lbfgs()}, family, key=KEY, num_steps=num_steps, seconds=0.0)
-    jax.effects_barrier()
-    rounds = 5  # one while compiling, and four
-    assert len(counted) == 3 * rounds * num_steps  # of the gradients alone; those of L-BFGS; and its searches
 
 
 @pytest.mark.parametrize(

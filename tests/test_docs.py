@@ -1,12 +1,16 @@
 """Every public name is documented, and the pages that programs write are up to date."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
 
 def loaded(script):
+    """A script as a module; like Python itself, with those beside it."""
+    if str(script.parent) not in sys.path:
+        sys.path.append(str(script.parent))
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,16 +1,19 @@
 from . import tasks as tasks
-from .core.curves import Curves, evaluate, loss_curves
+from .core.curves import evaluate, loss_curves
 from .core.inner_loop import InnerState, InnerStep
+from .core.measured import Curves
 from .core.meta_gradient.forms import AbstractMetaGradient, Blocks, Sampled, SecondOrder, Stored
 from .core.optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer
 from .core.parallel import use_all_cores
 from .core.task import AbstractTask, FunctionTask, TaskFamily, check_family
 from .core.unroll import begin, start, unroll
 from .evaluation.comparison import compare
-from .evaluation.explanation import Explanation, explain
+from .evaluation.explained import Explanation
+from .evaluation.explanation import explain
 from .evaluation.panel import Panel
 from .evaluation.statistics import bootstrap_interval, ratio_interval
-from .evaluation.tuning import Search, Trial, Tuned, tune
+from .evaluation.trials import Trial, Tuned
+from .evaluation.tuning import Search, tune
 from .io import data as data
 from .meta.estimators import AbstractGradientEstimator, Estimate
 from .meta.estimators.bptt import BPTT

@@ -57,6 +57,6 @@ def cross_entropy(
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1))
 
 
-def scores(loss: Float[Array, ""]) -> dict[str, Array]:
+def metrics(loss: Float[Array, ""]) -> dict[str, Array]:
     """The metrics of a language model whose mean cross-entropy is `loss` nats a character."""
     return {"loss": loss, "bits_per_character": loss / jnp.log(2)}

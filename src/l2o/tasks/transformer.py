@@ -44,7 +44,7 @@ class Transformer(AbstractTask):
 
     def metrics(self, params, key, *, split="test"):
         """`loss` in nats and `bits_per_character`, on the whole test text or as much of the training text."""
-        return _characters.scores(self._loss(params, self.text.all_windows(split)))
+        return _characters.metrics(self._loss(params, self.text.all_windows(split)))
 
     def _starts(self):
         """How every parameter starts; that also says which there are."""

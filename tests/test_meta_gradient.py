@@ -1,18 +1,17 @@
-"""The inner loop and its meta-gradients: every form against an obvious reference."""
+"""The meta-gradient in all its forms: against autodiff, finite differences, and each other."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from fakes import Descent, Momentum, Normalised, assert_trees_close, bowl, regression, tiny_lstm
+from fakes import Momentum, Normalised, assert_trees_close, regression, tiny_lstm
 from jax.flatten_util import ravel_pytree
+from unrolls import LENGTH, meta_gradient, objective, obvious
 
 import l2o
 
 KEY = jax.random.key(0)
-LENGTH = 4
 
 
 def rule(name):
@@ -21,67 +20,6 @@ def rule(name):
     if name == "normalised":
         return Normalised(jnp.asarray(0.1))
     return Momentum(jnp.asarray(0.1), jnp.asarray(0.7))
-
-
-def obvious(task, optimizer, state, key, *, length, split="train", second_order=False):
-    """The inner loop as one would write it on paper, for plain autodiff."""
-
-    def step(state, _):
-        params, opt_state, t = state
-        step_key = jax.random.fold_in(key, t)
-        gradient = jax.grad(task.loss)(params, step_key)
-        outer_key = step_key if split == "train" else jax.random.fold_in(step_key, 1)
-        loss = task.loss(params, outer_key, split=split)
-        if not second_order:
-            gradient = jax.lax.stop_gradient(gradient)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return (jax.tree.map(jnp.add, params, updates), opt_state, t + 1), loss
-
-    final, losses = jax.lax.scan(step, (state.params, state.opt_state, state.step), length=length)
-    return l2o.InnerState(*final), losses
-
-
-def objective(loop, weights=None, **options):
-    """A number that depends on all of an unroll's results: weighted losses, final params, final optimizer state."""
-
-    def value(differentiable, task, step, key):
-        optimizer, params, opt_state = differentiable
-        state, losses = loop(task, optimizer, l2o.InnerState(params, opt_state, step), key, **options)
-        w = jnp.ones(losses.shape) if weights is None else weights
-        final = [jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((state.params, state.opt_state))]
-        return jnp.sum(w * losses) + 0.3 * sum(final)
-
-    return value
-
-
-def meta_gradient(loop, optimizer, weights=None, batch_size=4, **options):
-    """Of `objective`, with respect to the optimizer, the initial params and the initial optimizer state."""
-    task = regression(batch_size)
-    state = l2o.start(task, optimizer, jax.random.key(1))
-    opt_state = jax.tree.map(lambda x: x + 0.1, state.opt_state)
-    grad = eqx.filter_jit(eqx.filter_grad(objective(loop, weights, length=LENGTH, **options)))
-    return grad((optimizer, state.params, opt_state), task, state.step, KEY)
-
-
-def test_unroll_of_gradient_descent_on_x_squared_is_a_geometric_series():
-    task, optimizer = bowl(), Descent(jnp.log(0.1))
-    state, losses = l2o.unroll(task, optimizer, l2o.start(task, optimizer, KEY), KEY, length=6)
-    np.testing.assert_allclose(losses, 0.8 ** (2 * np.arange(6)), rtol=1e-5)
-    np.testing.assert_allclose(state.params, 0.8**6, rtol=1e-5)
-    assert state.step == 6
-
-
-@pytest.mark.parametrize("cut", [1, 7])
-@pytest.mark.parametrize("split", ["train", "outer"])
-def test_unroll_can_be_cut_anywhere(cut, split):
-    task, optimizer = regression(), rule("momentum")
-    start = l2o.start(task, optimizer, KEY)
-    whole, losses = l2o.unroll(task, optimizer, start, KEY, length=10, split=split)
-    half, first = l2o.unroll(task, optimizer, start, KEY, length=cut, split=split)
-    again, rest = l2o.unroll(task, optimizer, half, KEY, length=10 - cut, split=split)
-    assert_trees_close(again, whole, rtol=1e-6)
-    np.testing.assert_allclose(jnp.concatenate([first, rest]), losses, rtol=1e-6)
-    assert np.unique(losses).size == 10  # every step has its own minibatch
 
 
 @pytest.mark.parametrize("form", [l2o.Stored(), l2o.Blocks(5)], ids=str)
@@ -168,24 +106,6 @@ def test_only_blocks_that_some_loss_sees_are_replayed(and_final, num_blocks):
     eqx.filter_jit(eqx.filter_grad(value))(optimizer)
     jax.effects_barrier()
     assert len(replayed) == num_blocks  # of 4 coordinates: 6 are seen, or all 12
-
-
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere memory is stored for longer")
-def test_on_a_cpu_states_beyond_the_cache_are_replayed_unless_asked_otherwise():
-    """Of a momentum of 4 bytes a coordinate, 50 steps of 40,000 coordinates fit (8 MB), and 50 of 100,000 do not (20 MB)."""
-
-    def temporaries(num, form):
-        task = l2o.FunctionTask(lambda key: jnp.ones(num), lambda x, key: jnp.sum(x**2))
-
-        def meta_loss(optimizer, state):
-            return jnp.sum(l2o.unroll(task, optimizer, state, KEY, length=50, meta_gradient=form)[1])
-
-        optimizer = rule("momentum")
-        compiled = jax.jit(jax.grad(meta_loss)).lower(optimizer, l2o.start(task, optimizer, KEY)).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporaries(40_000, None) == temporaries(40_000, l2o.Stored()) != temporaries(40_000, l2o.Blocks())
-    assert temporaries(100_000, None) == temporaries(100_000, l2o.Blocks()) < temporaries(100_000, l2o.Stored())
 
 
 @pytest.mark.parametrize("form", [l2o.Stored(), l2o.Blocks(5), l2o.SecondOrder()], ids=str)
@@ -310,55 +230,3 @@ def test_replaying_needs_a_coordinatewise_optimizer(form):
 def test_sampled_refuses_the_gradient_of_the_initial_state():
     with pytest.raises(ValueError, match="`Sampled` estimates the gradient of the meta-parameters only"):
         meta_gradient(l2o.unroll, rule("momentum"), meta_gradient=l2o.Sampled())
-
-
-@pytest.mark.parametrize(
-    "optimizer",
-    [optax.sgd(0.1), optax.adam(0.1), optax.chain(optax.clip(1.0), optax.sgd(0.1, momentum=0.9))],
-    ids=["sgd", "adam", "chain"],
-)
-def test_optax_transformations_unroll_as_in_a_loop_of_ones_own(optimizer):
-    task = regression()
-    state = l2o.start(task, optimizer, KEY)
-    final, losses = l2o.unroll(task, optimizer, state, KEY, length=3)
-    expected, expected_losses = obvious(task, optimizer, state, KEY, length=3)
-    assert_trees_close(final.params, expected.params, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-
-
-def test_lbfgs_is_given_what_its_line_search_needs():
-    """On a quadratic of 3 dimensions it is at the minimum within a few steps."""
-    scale = jnp.asarray([1.0, 10.0, 100.0])
-    task = l2o.FunctionTask(lambda key: jnp.ones(3), lambda x, key: jnp.sum(scale * x**2))
-    optimizer = optax.lbfgs()
-    _, losses = jax.jit(lambda: l2o.unroll(task, optimizer, l2o.start(task, optimizer, KEY), KEY, length=15))()
-    assert losses[0] == 111.0
-    assert losses[-1] < 1e-6
-
-
-def test_begin_depends_on_the_key_alone():
-    """Optimizers are compared on the same tasks, starts and minibatches."""
-
-    def family(key):
-        return l2o.FunctionTask(
-            lambda init_key: jax.random.normal(init_key, (2,)),
-            lambda x, batch_key: jnp.sum((x - jax.random.normal(key, (2,)) - jax.random.normal(batch_key, (2,))) ** 2),
-        )
-
-    first = [l2o.begin(family, optimizer, KEY) for optimizer in (optax.adam(0.1), rule("momentum"))]
-    (task_a, state_a, key_a), (task_b, state_b, key_b) = first
-    assert_trees_close(state_a.params, state_b.params, rtol=0)
-    assert task_a.loss(state_a.params, key_a) == task_b.loss(state_b.params, key_b)
-    assert not np.allclose(state_a.params, l2o.begin(family, optax.adam(0.1), jax.random.key(1))[1].params)
-
-
-@pytest.mark.parametrize(("horizon", "truncation"), [(10, 4), (10, 0), (4, 8)])
-def test_truncation_must_divide_horizon(horizon, truncation):
-    message = rf"`truncation` must divide `horizon`, got truncation={truncation} and horizon={horizon}\."
-    with pytest.raises(ValueError, match=message):
-        l2o.InnerTraining(bowl, horizon, truncation)
-
-
-def test_step_weights_must_be_as_many_as_steps():
-    with pytest.raises(ValueError, match=r"one weight per step of the horizon, got shape \(3,\) and horizon=4"):
-        l2o.InnerTraining(bowl, 4, 2, step_weights=jnp.ones(3))
