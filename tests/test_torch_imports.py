@@ -39,7 +39,7 @@ assert not {"jax", "equinox", "optax"} & set(sys.modules)
 
 WITHOUT_TORCH = """
 import l2o
-import l2o.recording, l2o.states, l2o.meta_training
+import l2o.meta.recording, l2o.optimizers.states, l2o.meta.train
 for name in l2o.__all__:
     getattr(l2o, name)
 l2o.load("lstm-mnist")

@@ -1,4 +1,4 @@
-"""What every estimator of `l2o.estimators` must do."""
+"""What every estimator of `l2o.meta.estimators` must do."""
 
 import inspect
 

@@ -15,7 +15,7 @@ from l2o.torch import _build  # noqa: E402 (after the check that there is one)
 NUM = 7
 
 
-@pytest.fixture(params=plugins.names("torch"))
+@pytest.fixture(params=_build.names())
 def both(request):
     """An architecture as built by default, and the twin on its weights."""
     optimizer = plugins.get("optimizers", request.param).build(jax.random.key(0))

@@ -64,7 +64,7 @@ def compare(
 
     **Arguments:**
 
-    - `panels`: by name; a suite's (`l2o.suites`) or your own: `{"mine": Panel(lambda: family, 100, 200, "ours")}`.
+    - `panels`: by name; a suite's (`l2o.evaluation.suites`) or your own: `{"mine": Panel(lambda: family, 100, 200, "ours")}`.
     - `optimizers`: names of baselines, and whatever `l2o.load` takes (shipped names, weights files, folders, "user/repo");
         or a mapping from a name of your choice to one of those, to a learned optimizer, to the result of `meta_train` (its
         cost is then reported), or to any optax transformation, which is taken as it is. Weights that are named are held at
@@ -84,7 +84,7 @@ def compare(
     """
     key, search = _keys.one(key), Search() if search is None else search
     kind("search", search, Search, "an `l2o.Search`, such as `l2o.Search(11, kind='random')`")
-    kind("panels", panels, Mapping, "a mapping from names to panels, such as `l2o.suites.convex.panels()`")
+    kind("panels", panels, Mapping, "a mapping from names to panels, such as `l2o.evaluation.suites.convex.panels()`")
     test_keys = None if test_keys is None else _keys.typed(test_keys, "test_keys")
     counts(num_tasks=num_tasks, tune_tasks=tune_tasks)
     devices = _devices.chosen(devices)

@@ -59,9 +59,14 @@ def _rule(weights) -> AbstractFlat:
     return _twin(architecture).build(weights["arrays"], **weights["arguments"])
 
 
-def _twin(architecture):
+def names() -> list[str]:
+    """The architectures that have a twin: the public modules here."""
     package = importlib.import_module("l2o.torch")
-    twins = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def _twin(architecture):
+    twins = names()
     if architecture not in twins:
         raise ValueError(
             f"No PyTorch twin of the architecture {architecture!r}. Twins: {', '.join(twins)}. "

@@ -1,4 +1,4 @@
-"""Records a training loop, so that the meta-gradient can be computed from the gradients it saw (`l2o.recording`)."""
+"""Records a training loop, so that the meta-gradient can be computed from the gradients it saw (`l2o.meta.recording`)."""
 
 import dataclasses
 from typing import Any
@@ -38,7 +38,7 @@ class Recorder(TorchFunctionMode):
     ```
 
     Per step it keeps the gradient, [num], and the loss: the value that `backward()` was called on, or the sum of them where
-    gradients are accumulated. `recordings()` hands them over, to `l2o.recording.meta_gradient`.
+    gradients are accumulated. `recordings()` hands them over, to `l2o.meta.recording.meta_gradient`.
 
     **Raises:** `ValueError` in the loop, if the steps recorded are of more than one optimizer or of groups with weights of
     their own, if other parameters have gradients than in the first step, or if a step comes without any `backward()`. What

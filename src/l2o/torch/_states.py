@@ -1,4 +1,4 @@
-"""An optimizer's state on disk, for PyTorch and JAX alike (`l2o.states` is the other side, and describes the format)."""
+"""An optimizer's state on disk, for PyTorch and JAX alike (`l2o.optimizers.states` is the other side, and describes the format)."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from l2o.torch._options import load_weights
 def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
     """Writes the states and rates of all groups to a safetensors file, whole or not at all. Nothing is pickled.
 
-    `load_state` reads it; a group can also be continued in JAX by `l2o.states.load`. The parameters are yours to save.
+    `load_state` reads it; a group can also be continued in JAX by `l2o.optimizers.states.load`. The parameters are yours to save.
 
     **Raises:** `OSError` if `path` cannot be written.
     """
@@ -44,7 +44,7 @@ def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
 
 
 def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
-    """Puts the states and rates that `save_state` (or `l2o.states.save`, which knows no rates) wrote into `optimizer`.
+    """Puts the states and rates that `save_state` (or `l2o.optimizers.states.save`, which knows no rates) wrote into `optimizer`.
 
     **Raises:** `ValueError` if the file is not whole or not of a state, or is of other groups, parameter shapes or weights'
     architecture and arguments than the optimizer's; the optimizer is then unchanged.
