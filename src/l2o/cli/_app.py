@@ -50,8 +50,9 @@ class _Listed(typer.core.TyperCommand):
 
 class _Commands(typer.core.TyperGroup):
     def __init__(self, **options: Any):
-        listed = {name: _Listed(name, help=summary) for name, (_, summary) in COMMANDS.items()}
-        super().__init__(**options | {"commands": listed})
+        super().__init__(**options)
+        for name, (_, summary) in COMMANDS.items():
+            self.add_command(_Listed(name, help=summary))
 
     def list_commands(self, ctx):
         return list(COMMANDS)
