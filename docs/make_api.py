@@ -6,7 +6,7 @@ from pathlib import Path
 import l2o
 from l2o import report
 from l2o.core import plugins
-from l2o.evaluation import analysis, comparison, costs, records, statistics, surrogates
+from l2o.evaluation import analysis, comparison, costs, records, statistics, surrogates, timing
 from l2o.meta import recording
 from l2o.meta.imitation import Imitation
 from l2o.optimizers import lstm, pretrained, states
@@ -32,7 +32,7 @@ def page() -> str:
         records.Comparison,
         records.Record,
         analysis.rows,
-        analysis.table,
+        analysis.all_rows,
         analysis.write_table,
         analysis.ratio_to_best,
         analysis.overall,
@@ -54,7 +54,7 @@ def page() -> str:
         states.load,
         lasso.fista,
         lstm.chrono,
-        costs.measure,
+        timing.step_costs,
         costs.against_tuning,
         costs.against_tuned,
         report.table,

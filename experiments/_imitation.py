@@ -16,7 +16,7 @@ import optax
 from _teacher import together
 
 import l2o
-from l2o.evaluation import explanation
+from l2o.evaluation import followed
 from l2o.optimizers import lstm
 
 
@@ -96,7 +96,7 @@ def record(optimizer, family, key, plan):
         by_leaf = starts[leaf] + rng.integers(0, np.diff(starts)[leaf])
         index += [rng.integers(start, starts[-1], half), by_leaf]
         start = starts[-1]
-    run = explanation.recorded(
+    run = followed.recorded(
         optimizer, family, jnp.asarray(np.concatenate(index)), key[None], horizon=plan.horizon, together=False
     )
     if not np.isfinite(run.gradients).all():

@@ -22,7 +22,7 @@ from _publish import RESULTS
 import l2o
 from l2o import report
 from l2o.cli._explain import family_of
-from l2o.report.behaviour_text import rows
+from l2o.report.behaviour_text import explanation_rows
 
 NAMES = (
     "lstm-quadratic",
@@ -60,7 +60,7 @@ def main():
         numbers = report.explanation_as_dict(found, name=name, family=title)
         (folder / "explanation.json").write_text(json.dumps(numbers, indent=1))
         figures = report.behaviour_figures(found, folder, name=name)
-        for row in rows(found, name):
+        for row in explanation_rows(found, name):
             fitted = found.fitted.get(row.pop("key"))
             ratio = row.pop("ratio_to_rule")
             row |= {"ratio_to_rule": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}

@@ -2,7 +2,7 @@
 
     python experiments/measure_scale.py [NAME ...] [--quick]
 
-Runs every optimizer 16 times on the family that its recipe names (`l2o.scale.measure`) and saves it again; arrays, recipe and
+Runs every optimizer 16 times on the family that its recipe names (`gradient_scale`) and saves it again; arrays, recipe and
 licence stay. Up to a minute each, but 16 for `lstm-cifar`; full MNIST or CIFAR-10 for those trained on it (docs/data.md).
 `--quick` takes the shipped sample, and only prints.
 """
@@ -25,7 +25,7 @@ for name in arguments.names:
         options["data"] = "mnist_sample"
     family = plugins.get("tasks", recipe["task"]).family(**options)
     if arguments.quick:
-        print(name, scale.measure(optimizer, family, horizon=recipe["horizon"]))
+        print(name, scale.gradient_scale(optimizer, family, horizon=recipe["horizon"]))
         continue
     l2o.pretrained.save(_weights.shipped(name), optimizer, recipe=recipe, licence=header["licence"], family=family)
     print(name, l2o.pretrained.header(name)["scale"], flush=True)

@@ -170,7 +170,7 @@ def grid_figure(found, path, *, quick):
     """Final loss against the number of units, a column for each number of layers, a row for each start."""
     drawn_as = styles(all_optimizers(found))
     layers, units = (LAYERS[:2], UNITS[:1]) if quick else (LAYERS, UNITS)
-    means = {(row["panel"], row["optimizer"]): (row["mean"], row["mean_interval"]) for row in analysis.table(found)}
+    means = {(row["panel"], row["optimizer"]): (row["mean"], row["mean_interval"]) for row in analysis.all_rows(found)}
     size = (3.6 * len(layers), 6.4)
     fig, axes = plt.subplots(len(STARTS), len(layers), figsize=size, sharex=True, sharey="row", layout="constrained")
     for line, start in zip(axes, STARTS, strict=True):

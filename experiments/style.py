@@ -198,7 +198,7 @@ def train(arguments, key):
         "command": "python experiments/style.py",
     }
     whole = DimmedFamily(style.family() if quick else style.family(**PICTURES), DIMMED)
-    told = scale.measure(result.optimizer, whole, horizon=1)  # of the first gradients
+    told = scale.gradient_scale(result.optimizer, whole, horizon=1)  # of the first gradients
     l2o.pretrained.save(trained, l2o.Rescaled(result.optimizer, told["start"][1]), recipe=recipe)
     if not quick:
         SHIPPED.write_bytes(trained.read_bytes())

@@ -144,7 +144,7 @@ def test_refused():
     with pytest.raises(ValueError, match="must be one of 'hold', 'anneal', 'fallback', or None, got 'stop'"):
         l2o.beyond(descent(), 3, "stop")
     with pytest.raises(ValueError, match="AbstractFlat"):
-        l2o.beyond(Normalised(jnp.asarray(0.1)), 3)
+        l2o.beyond(Normalised(jnp.asarray(0.1)), 3, "fallback")
 
 
 def test_w11_warns_once_in_eager_jit_scan_and_vmap():
@@ -282,10 +282,10 @@ def test_ratios_are_paired_and_know_rounding():
 
 def test_what_is_measured_beyond_is_closed_form():
     """x² from 1 with u = -a g: the loss is (1 - 2a)^(2t)."""
-    found = horizons.measure(descent(0.05), lambda key: bowl(), horizon=3, num_tasks=2)
+    found = horizons.losses_beyond(descent(0.05), lambda key: bowl(), horizon=3, num_tasks=2)
     np.testing.assert_allclose(found["ratios"], [0.9**6, 0.9**54], rtol=5e-3)
     assert found["ratios"] == found["worst"]
-    held = horizons.measure(l2o.beyond(descent(0.05), 3), lambda key: bowl(), horizon=3)
+    held = horizons.losses_beyond(l2o.beyond(descent(0.05), 3), lambda key: bowl(), horizon=3)
     assert held["ratios"] == [1.0, 1.0]
 
 

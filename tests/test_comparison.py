@@ -19,7 +19,7 @@ from fakes import Descent, bowl, bowls, tiny_lstm
 
 import l2o
 from l2o.core.curves import Curves
-from l2o.evaluation import analysis, comparison, costs, tuning
+from l2o.evaluation import analysis, comparison, costs, timing, tuning
 from l2o.evaluation import records as results
 from l2o.evaluation.costs import MetaTraining, StepCost
 from l2o.evaluation.records import Comparison, Record
@@ -45,7 +45,7 @@ PANELS = {
 
 def numbers(result):
     """Everything that is not a time."""
-    return [{k: v for k, v in row.items() if not k.startswith("ms_")} for row in analysis.table(result)]
+    return [{k: v for k, v in row.items() if not k.startswith("ms_")} for row in analysis.all_rows(result)]
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +387,7 @@ def test_tables_are_written_tidy(tmp_path, small):
 
 
 def test_costs_are_measured():
-    measured = costs.measure({"sgd": optax.sgd(0.1), "adam": optax.adam(0.1)}, bowls, key=KEY, seconds=0.01)
+    measured = timing.step_costs({"sgd": optax.sgd(0.1), "adam": optax.adam(0.1)}, bowls, key=KEY, seconds=0.01)
     num = measured["adam"].num_params
     assert measured["sgd"].state_bytes == 0
     assert measured["adam"].state_bytes == 4 * (2 * num + 1)
@@ -405,7 +405,9 @@ def test_the_evaluations_of_a_line_search_are_timed_on_true_gradients():
         return l2o.FunctionTask(lambda key: jnp.ones(3), loss)
 
     counted, num_steps = [], 5
-    costs.measure({"sgd": optax.sgd(0.1), "lbfgs": optax.lbfgs()}, family, key=KEY, num_steps=num_steps, seconds=0.0)
+    timing.step_costs(
+        {"sgd": optax.sgd(0.1), "lbfgs": optax.lbfgs()}, family, key=KEY, num_steps=num_steps, seconds=1e-9
+    )
     jax.effects_barrier()
     rounds = 5  # one while compiling, and four
     assert len(counted) == 3 * rounds * num_steps  # of the gradients alone; those of L-BFGS; and its searches

@@ -14,7 +14,7 @@ import pytest
 
 import l2o
 from l2o import report
-from l2o.evaluation import explanation, surrogates
+from l2o.evaluation import followed, surrogates
 from l2o.tasks import quadratic
 
 HORIZON = 40
@@ -37,8 +37,8 @@ def recovered(name):
     }[name]
     family = quadratic.family()
     params = jax.eval_shape(lambda: family(jax.random.key(0)).init(jax.random.key(1)))
-    index, group = explanation._drawn_coordinates([params.size], [True], jax.random.key(2))
-    ran = explanation.recorded(
+    index, group = followed.drawn_coordinates([params.size], [True], jax.random.key(2))
+    ran = followed.recorded(
         rule, family, index, jax.random.split(jax.random.key(3), 16), horizon=HORIZON, together=True
     )
     halves = [surrogates.samples(ran.gradients[h], ran.updates[h], group) for h in (slice(8), slice(8, 16))]
@@ -109,7 +109,7 @@ def test_a_surrogate_proposes_what_was_fitted(form):
     """Two routes: the R² by the fit's arithmetic, in NumPy, and by running the surrogate as an optimizer on the gradients."""
     _, held_out = recovered("slow adam")[0]
     found = recovered("slow adam")[1](form)
-    updates = explanation._replayed(found.rule, held_out.gradients)
+    updates = followed.replayed(found.rule, held_out.gradients)
     missed = (held_out.weights * (held_out.updates - updates) ** 2).sum()
     assert 1 - missed / (held_out.weights * held_out.updates**2).sum() == pytest.approx(found.r2, abs=2e-3)
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_explained_is_said():
         l2o.explain(optax.sgd(1e3), fakes.bowls, **{**short, "horizon": 60})
     with pytest.raises(ValueError, match="must be at least 2"):
         l2o.explain(optax.sgd(0.1), fakes.bowls, **{**short, "num_tasks": 1})
-    with pytest.raises(ValueError, match=r"has no part 'w'\. It is one rule, not an `l2o.Partitioned`"):
+    with pytest.raises(ValueError, match=r"has no part 'w'\. It is one rule: give no `part`"):
         l2o.explain(optax.sgd(0.1), fakes.bowls, **short, part="w")
     rule = fakes.Momentum(jnp.array(0.1), jnp.array(0.5))
     with pytest.raises(ValueError, match=r"has no part 'w'\. Its parts: hidden, out"):
@@ -221,9 +221,9 @@ def test_sweeps_pass_through_what_the_run_did(whole):
 def test_a_coordinatewise_rule_is_swept_by_two_routes():
     rule, family, key = fakes.Momentum(jnp.array(0.1), jnp.array(0.5)), fakes.bowls, jax.random.key(4)
     index = jnp.arange(2)
-    ran = explanation.recorded(rule, family, index, key[None], horizon=10, together=True)
-    path = explanation.Runs(*(x[0] for x in ran))
-    found = list(explanation._responses(rule, {"replayed": rule}, family, key, index, {0: "θ[0]"}, path, 10))
+    ran = followed.recorded(rule, family, index, key[None], horizon=10, together=True)
+    path = followed.Runs(*(x[0] for x in ran))
+    found = list(followed.responses(rule, {"replayed": rule}, family, key, index, {0: "θ[0]"}, path, 10))
     for one in found:
         np.testing.assert_allclose(one.updates["replayed"], one.updates["rule"], rtol=1e-5, atol=1e-6)
 

@@ -217,7 +217,7 @@ def test_a_function_is_not_saved_but_named(tmp_path):
 
 
 def test_a_part_of_ones_own_class_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match=r"Only optimizers of l2o.architectures can be saved, got Momentum"):
+    with pytest.raises(ValueError, match=r"Only optimizers of l2o.optimizers can be saved, got Momentum"):
         pretrained.save(tmp_path / "pair.safetensors", mixed())
 
 

@@ -260,9 +260,9 @@ def test_the_scale_of_its_gradients_is_measured_on_its_family(tmp_path):
     expected = {"start": [6.0] * 3, "run": [6.0] * 3, "num_params": 1, "num_tasks": 16}
     assert pretrained.header(path)["scale"] == expected
     moving = eqx.tree_at(lambda o: o.bias, still, jnp.asarray(-10.0))  # 3, 2, 1, 0, -1
-    found = scale.measure(moving, lambda key: bowl(start=3.0), horizon=5)
+    found = scale.gradient_scale(moving, lambda key: bowl(start=3.0), horizon=5)
     np.testing.assert_allclose(found["run"], [0.0, 2.0, 6.0], atol=1e-5)
-    found = scale.measure(still, bowls, horizon=1, key=jax.random.key(3))
+    found = scale.gradient_scale(still, bowls, horizon=1, key=jax.random.key(3))
     assert found["start"][0] < found["start"][1] < found["start"][2]
     assert found["num_params"] == 2
 

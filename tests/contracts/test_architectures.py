@@ -1,4 +1,4 @@
-"""What every update rule of `l2o.architectures` must do."""
+"""What every update rule of `l2o.optimizers` must do."""
 
 import equinox as eqx
 import jax

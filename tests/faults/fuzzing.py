@@ -168,7 +168,7 @@ def fuzz_weights(num, folder):
     import l2o.torch as l2o_torch
     from l2o.cli import _explain, _stylize
     from l2o.cli._app import app
-    from l2o.evaluation import comparison
+    from l2o.evaluation import contenders
     from l2o.optimizers import pretrained, states
 
     torch.set_num_threads(1)
@@ -186,7 +186,7 @@ def fuzz_weights(num, folder):
         "header": pretrained.header,
         "describe": pretrained.describe,
         "explain": lambda path: _explain.family_of(path, None, None),
-        "compare": lambda path: comparison._contender("it", path),
+        "compare": lambda path: contenders._contender("it", path),
         "stylize": lambda path: _stylize._optimizer(path, None, 10),
         "torch": lambda path: build(l2o_torch.load_weights(path)),
     }

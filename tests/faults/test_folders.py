@@ -306,7 +306,7 @@ def test_b8_a_second_run_in_a_folder_is_told(tmp_path):
         thread.start()
         thread.join()
         code = (
-            f"from l2o._files import held\nfrom pathlib import Path\nwith held(Path({str(tmp_path / 'run')!r})): pass"
+            f"from l2o.io.files import held\nfrom pathlib import Path\nwith held(Path({str(tmp_path / 'run')!r})): pass"
         )
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         (tmp_path / "run" / "kept").write_text("")
@@ -318,7 +318,7 @@ def test_b8_a_second_run_in_a_folder_is_told(tmp_path):
 
 
 def test_b8_a_killed_run_leaves_no_lock(tmp_path):
-    code = "import os\nfrom pathlib import Path\nfrom l2o._files import held\n"
+    code = "import os\nfrom pathlib import Path\nfrom l2o.io.files import held\n"
     code += f"with held(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", code], check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -627,7 +627,7 @@ def test_w1_a_fingerprint_sees_all_that_decides(monkeypatch):
 
 def test_w1_a_fingerprint_is_that_of_any_process(tmp_path):
     code = (
-        "import jax, optax, l2o\nfrom fakes import bowls, Momentum, tiny_lstm\nfrom l2o._fingerprint import fingerprint\n"
+        "import jax, optax, l2o\nfrom fakes import bowls, Momentum, tiny_lstm\nfrom l2o.io.fingerprint import fingerprint\n"
         "from l2o.tasks import mlp\n"
         "def loop(n): return {'b', 'a', 'c'} if n == 0 else loop(n - 1)\n"
         "things = bowls, tiny_lstm(), optax.adam(lambda t: 0.1 / t), loop, mlp.family(), jax.random.key(0), {'x': {1, 2}}\n"

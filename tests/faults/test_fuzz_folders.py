@@ -21,6 +21,7 @@ from comparisons import three_panels
 import l2o
 from l2o import report
 from l2o.evaluation import records as results
+from l2o.evaluation.store import Store
 from l2o.meta import checkpoint
 from l2o.report.page_data import page_data
 
@@ -130,7 +131,7 @@ def whole(tmp_path_factory):
         for n in found.optimizers
     }
     folder.mkdir()
-    store = results.Store(folder, False, found.panels, about, found.settings, found.left_out, prints)
+    store = Store(folder, False, found.panels, about, found.settings, found.left_out, prints)
     for panel, records in found.records.items():
         for i, (name, record) in enumerate(records.items()):
             images = np.full((2, 5, 4, 3), 0.5, np.float32) if i == 0 else None

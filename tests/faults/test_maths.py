@@ -542,7 +542,7 @@ def test_b3_keys_of_either_style_give_the_same_numbers(old):
             l2o.meta_train(rule, mixture, num_steps=3, key=key, validation=validation).optimizer.log_rate,
             l2o.unroll(task, rule, l2o.start(task, rule, key), key, length=2)[1],
             l2o.unroll(task, rule, state, batch_key, length=2)[1],
-            scale.measure(rule, bowls, horizon=2, num_tasks=2, key=key)["run"],
+            scale.gradient_scale(rule, bowls, horizon=2, num_tasks=2, key=key)["run"],
             is_deterministic(bowls, key),
         )
 
@@ -761,7 +761,7 @@ RULE = Descent(jnp.log(0.1))
         lambda: l2o.meta_train(RULE, BPTT(PROBLEM, num_tasks=1), num_steps=1, key=KEY, checkpoint_every=0),
         lambda: l2o.meta_train(RULE, BPTT(PROBLEM, num_tasks=1), num_steps=1, key=KEY, max_seconds=-1.0),
         lambda: l2o.explain(RULE, bowl, horizon=0, key=KEY),
-        lambda: scale.measure(RULE, bowl, horizon=0, key=KEY),
+        lambda: scale.gradient_scale(RULE, bowl, horizon=0, key=KEY),
         lambda: l2o.baselines.learning_rates(0.0, 1.0),
     ],
 )
@@ -842,9 +842,9 @@ REFUSED = {
     "imitation.Imitation(bowl, 'adam', 2, 1)": "`teacher` must be an optax transformation",
     "l2o.explain('lstm-mnist', bowl, horizon=1, key=KEY)": "`optimizer` must be a learned optimizer",
     "l2o.explain(RULE, None, horizon=1, key=KEY)": "`family` must be a function",
-    "scale.measure('adam', bowl, horizon=1)": "`optimizer` must be a learned optimizer",
-    "horizons.measure(RULE, bowl, horizon=2.5)": "`horizon` must be a whole number, got 2.5",
-    "costs.measure([RULE], bowl, key=KEY)": "`optimizers` must be a mapping from names to optimizers",
+    "scale.gradient_scale('adam', bowl, horizon=1)": "`optimizer` must be a learned optimizer",
+    "horizons.losses_beyond(RULE, bowl, horizon=2.5)": "`horizon` must be a whole number, got 2.5",
+    "timing.step_costs([RULE], bowl, key=KEY)": "`optimizers` must be a mapping from names to optimizers",
     "statistics.bootstrap_interval(np.ones(3), confidence=95)": "`confidence` must be between 0 and 1, such as 0.95, got 95",
     "statistics.mean_band(np.ones((3, 2)), num_resamples=0)": "`num_resamples` must be at least 1, got 0",
     "statistics.ratio_interval(np.ones(3), np.ones(4))": "`numerator` and `denominator` must be of the same tasks",
@@ -862,7 +862,7 @@ import jax, numpy as np, optax
 import l2o
 from fakes import Descent, bowl
 from l2o.evaluation import comparison
-from l2o.evaluation import costs
+from l2o.evaluation import timing
 from l2o.core import horizons
 from l2o.meta import imitation
 from l2o.core import scale

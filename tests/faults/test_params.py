@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 import l2o
 from l2o.core import plugins, scale
-from l2o.evaluation import costs
+from l2o.evaluation import timing
 from l2o.evaluation.surrogates import Surrogate
 from l2o.optimizers import lstm, ntm_bfgs
 
@@ -178,7 +178,7 @@ def test_w8_families_with_complex_params_are_taken():
 
 def test_w8_costs_are_of_steps_downhill(x64):
     start = START.astype(jnp.complex128)
-    moved, losses = costs._gradients(sphere(jnp.complex128), start, KEY, 3)
+    moved, losses = timing._gradients(sphere(jnp.complex128), start, KEY, 3)
     np.testing.assert_allclose((start - moved) / 1e-9, 3 * 2 * start, rtol=1e-6)
     assert losses[2] < losses[0]
 

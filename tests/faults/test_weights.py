@@ -25,7 +25,7 @@ import l2o
 from l2o.cli import _explain, _stylize
 from l2o.cli._app import app
 from l2o.core import plugins
-from l2o.evaluation import comparison
+from l2o.evaluation import contenders
 from l2o.io import contents as _contents
 from l2o.io import door as _door
 from l2o.io import hub
@@ -183,7 +183,7 @@ def readers():
         "header": pretrained.header,
         "describe": pretrained.describe,
         "explain": lambda path: _explain.family_of(path, None, None),
-        "compare": lambda path: comparison._contender("it", path),
+        "compare": lambda path: contenders._contender("it", path),
         "stylize": lambda path: _stylize._optimizer(path, None, 10),
         "torch": lambda path: l2o_torch.LearnedOptimizer([torch.nn.Parameter(torch.ones(2))], path),
         "torch.load_weights": l2o_torch.load_weights,

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,16 +14,10 @@ from l2o.core import keys as _keys
 from l2o.core import parallel
 from l2o.core.checks import count, counts
 from l2o.core.inner_loop import loss_key
+from l2o.core.measured import Curves
 from l2o.core.optimizer import Optimizer, check_optimizer, eval_params_of
 from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, unroll
-
-
-class Curves(NamedTuple):
-    """What `evaluate` measured."""
-
-    losses: Float[np.ndarray, "num_tasks horizon_plus_1"]  # [:, t] is the loss after t steps
-    metrics: dict[str, Float[np.ndarray, " num_tasks"]]  # of the params after `horizon` steps
 
 
 def evaluate(

@@ -23,7 +23,7 @@ MULTIPLES = (2, 10)
 _NUM_BATCHES = 16
 
 
-def measure(
+def losses_beyond(
     optimizer: Optimizer,
     family: TaskFamily,
     *,

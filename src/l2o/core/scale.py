@@ -28,7 +28,7 @@ def rms(gradients: PyTree) -> Float[Array, ""]:
     return optax.tree.norm(gradients) / np.sqrt(num_coordinates(gradients))
 
 
-def measure(
+def gradient_scale(
     optimizer: AbstractLearnedOptimizer,
     family: TaskFamily,
     *,

@@ -16,8 +16,8 @@ from jaxtyping import Float
 
 from l2o.evaluation import costs, statistics
 from l2o.evaluation.records import Comparison, Record
-from l2o.evaluation.statistics import Estimate, bootstrap_interval, ratio_interval
-from l2o.evaluation.tuning import SCHEDULES
+from l2o.evaluation.statistics import IntervalEstimate, bootstrap_interval, ratio_interval
+from l2o.evaluation.trials import SCHEDULES
 from l2o.io.files import write_whole
 
 
@@ -94,8 +94,8 @@ class Overall(NamedTuple):
 
     # Interquartile mean over all runs of loss / mean loss of the panel's best baseline, geometric. NaN if no panel's losses have
     # ratios.
-    ratio: Estimate
-    improvement: Estimate | None  # probability that a run beats one of the best baseline's; None of itself
+    ratio: IntervalEstimate
+    improvement: IntervalEstimate | None  # probability that a run beats one of the best baseline's; None of itself
     num_panels: int
     num_won: int  # panels on which its loss is below the best baseline's, interval included (`Verdict.outcome`)
     num_lost: int  # ... above
@@ -197,10 +197,12 @@ def overall(comparison: Comparison) -> dict[str, Overall]:
     """Every optimizer over all panels, with stratified 95 % intervals."""
     standings, judged, table = _standings(comparison), verdicts(comparison), {}
     for name, panels in standings.items():
-        ratio = Estimate(np.nan, np.nan, np.nan)
+        ratio = IntervalEstimate(np.nan, np.nan, np.nan)
         if relative := {p: s.values for p, s in panels.items() if s.relative}:
             with np.errstate(all="ignore"):
-                ratio = Estimate(*map(float, np.exp(statistics.aggregate({p: np.log(v) for p, v in relative.items()}))))
+                ratio = IntervalEstimate(
+                    *map(float, np.exp(statistics.aggregate({p: np.log(v) for p, v in relative.items()})))
+                )
         outcomes = [verdict.outcome for verdict in judged[name].values()]
         improvement = None
         if judged[name]:
@@ -267,8 +269,8 @@ def pay_back(comparison: Comparison, panel: str, name: str) -> PayBack:
     return PayBack(best, ratio, low, high, steps, speed_up, tuning, tuned)
 
 
-def table(comparison: Comparison) -> list[dict[str, Any]]:
-    """The tidy table: one row per panel, optimizer and step (the horizon, and `run_to`), with costs."""
+def all_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A tidy table of all panels: one row per panel, optimizer and step (the horizon, and `run_to`), with costs."""
     rows_ = []
     for panel, setting in comparison.panels.items():
         records = comparison.records[panel]
@@ -279,8 +281,8 @@ def table(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def write_table(comparison: Comparison, folder: Path) -> None:
-    """Writes `table` as table.csv (intervals as _low and _high) and table.json."""
-    rows_ = table(comparison)
+    """Writes `all_rows` as table.csv (intervals as _low and _high) and table.json."""
+    rows_ = all_rows(comparison)
     write_whole(folder / "table.json", json.dumps(rows_, indent=1).encode())
     flat = [_flat(row) for row in rows_]
     columns = list(dict.fromkeys(name for row in flat for name in row))

@@ -3,66 +3,45 @@
 A cell is one optimizer on one panel: all trials on the tuning keys, the choice, and the runs of the chosen setting on the
 test keys. Test keys are the same for all optimizers of a panel (same tasks, starts and minibatches) and are seen by no tuning.
 All tuned baselines of a panel are one program, compiled once, which is told which of them to run. Programs are dealt out to the
-devices, and cells are recorded as they finish (`l2o.results`). A comparison that was stopped goes on from these, and computes
-nothing twice.
+devices, and cells are recorded as they finish (`l2o.evaluation.store`). A comparison that was stopped goes on from these, and
+computes nothing twice.
 """
 
 import json
 import queue
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Key, PRNGKeyArray, UInt32
 
 from l2o.core import keys as _keys
-from l2o.core import parallel, scale
+from l2o.core import parallel
 from l2o.core import parallel as _devices
 from l2o.core.checks import counts, kind
-from l2o.core.curves import Curves, run_tasks
-from l2o.core.optimizer import check_optimizer, eval_params_of, silenced
-from l2o.core.task import TaskFamily, is_deterministic
-from l2o.evaluation import costs, tuning
-from l2o.evaluation.costs import MetaTraining
+from l2o.core.curves import run_tasks
+from l2o.core.measured import Curves
+from l2o.core.optimizer import eval_params_of
+from l2o.evaluation import contenders as _contenders
+from l2o.evaluation import tuning
+from l2o.evaluation.comparison_file import check_panel
+from l2o.evaluation.contenders import Contender
+from l2o.evaluation.contenders import check_name as check_name
+from l2o.evaluation.contenders import refusal as refusal
 from l2o.evaluation.panel import Panel
-from l2o.evaluation.records import Comparison, Record, Store, check_panel, gone
-from l2o.evaluation.tuning import Search, Tuned
-from l2o.io import weights as _weights
+from l2o.evaluation.records import Comparison, Record
+from l2o.evaluation.store import Store, gone
+from l2o.evaluation.timing import step_costs
+from l2o.evaluation.tuning import Search
 from l2o.io.files import holding_its_folder
-from l2o.io.fingerprint import Fingerprints, Unfingerprintable
-from l2o.io.horizon import passed
-from l2o.meta.train import MetaTrained
-from l2o.optimizers import baselines, pretrained
-from l2o.optimizers.baselines import Baseline
-from l2o.optimizers.wrappers.beyond import horizon_of
 
 _NUM_IMAGES = 8  # of the first tasks, where the family makes images
-
-
-class _Contender(NamedTuple):
-    optimizer: Any = None  # learned, or an optax transformation taken as it is
-    baseline: Baseline | None = None
-    learned: bool = False
-    meta_training: MetaTraining | None = None
-    scale: dict[str, Any] | None = None  # of the gradients that weights were meta-trained on
-
-    @property
-    def is_tuned(self) -> bool:
-        return self.baseline is not None and self.baseline.tuned
-
-    def built(self, search: Search, horizon: int, tuned: Tuned | None):
-        if self.baseline is None:
-            return self.optimizer
-        return search.make(self.baseline, horizon)(tuned.value) if tuned else self.baseline.make(None)
 
 
 @holding_its_folder
@@ -109,7 +88,7 @@ def compare(
     test_keys = None if test_keys is None else _keys.typed(test_keys, "test_keys")
     counts(num_tasks=num_tasks, tune_tasks=tune_tasks)
     devices = _devices.chosen(devices)
-    contenders = _contenders(optimizers)
+    contenders = _contenders.contenders_of(optimizers)
     if not panels or not contenders:
         raise ValueError(f"A comparison needs panels and optimizers, got {len(panels)} and {len(contenders)}.")
     for name, panel in panels.items():
@@ -121,14 +100,16 @@ def compare(
     keys = (jax.random.split(tune_key, tune_tasks), drawn)
     trials = search.trials(_keys.of_trials(tune_key))
     families = {name: panel.make() for name, panel in panels.items()}
-    left_out = _not_applicable(families, contenders, key)
+    left_out = _contenders.not_applicable(families, contenders, key)
     settings = _settings(key, len(drawn), tune_tasks, search)
     if test_keys is not None:
         settings["test_keys"] = np.asarray(jax.random.key_data(test_keys)).tolist()
     store = None
     if folder is not None:
-        described = {name: _described(contender) for name, contender in contenders.items()}
-        store = Store(Path(folder), resume, panels, described, settings, left_out, _fingerprints(families, contenders))
+        described = {name: _contenders.described(contender) for name, contender in contenders.items()}
+        store = Store(
+            Path(folder), resume, panels, described, settings, left_out, _contenders.fingerprints(families, contenders)
+        )
     cells = [(p, n) for p in panels for n in contenders if n not in left_out[p]]
     records = {cell: record for cell in cells if store and (record := store.read(*cell)) is not None}
 
@@ -143,8 +124,8 @@ def compare(
             if on_done is not None:
                 on_done(p, name, record)
 
-    _warn_of_scale(families, contenders, set(cells) - set(records), keys[1][:4])
-    _warn_of_horizon(panels, contenders, set(cells) - set(records))
+    _contenders.warn_of_scale(families, contenders, set(cells) - set(records), keys[1][:4])
+    _contenders.warn_of_horizon(panels, contenders, set(cells) - set(records))
     programs = [(p, names) for p, names in _programs(cells, contenders) if any((p, n) not in records for n in names)]
     _work_off(programs, run, devices)
     measured = {}
@@ -153,7 +134,7 @@ def compare(
         measured[p] = store.read_costs(p) if store else {}
         if set(names) - set(measured[p]):  # side by side, so all again if one is new
             built = {n: contenders[n].built(search, panel.horizon, records[p, n].tuned) for n in names}
-            measured[p] = costs.measure(built, families[p], key=test_key)
+            measured[p] = step_costs(built, families[p], key=test_key)
             if store:
                 store.write_costs(p, measured[p])
     return Comparison(
@@ -165,104 +146,6 @@ def compare(
         meta_training={n: c.meta_training for n, c in contenders.items() if c.meta_training},
         settings=settings,
     )
-
-
-def check_name(name: str) -> None:
-    """Makes sure that `compare` knows an optimizer by this name: a baseline, or whatever `l2o.load` takes.
-
-    Only "user/repo" that is no path here is looked for on the Hugging Face Hub, and fetched into its cache.
-
-    **Raises:** `ValueError` saying which there are, or what is wrong with a file, folder or repository; `ImportError` if
-    the extra for the Hub is needed and missing.
-    """
-    if name in baselines.BASELINES or name in pretrained.names():
-        return
-    if not _weights.is_elsewhere(name):
-        raise ValueError(
-            f"No optimizer named {name!r}. Pretrained: {', '.join(pretrained.names())}. Baselines: "
-            f"{', '.join(baselines.BASELINES)}. Or pass a weights file, a folder with one, or user/repo on the Hugging Face Hub."
-        )
-    pretrained.header(name)
-
-
-def _contenders(optimizers: Mapping[str, Any] | Iterable[str]) -> dict[str, _Contender]:
-    if not isinstance(optimizers, Mapping):
-        expected = "names in a list, such as ['adam'], or a mapping from names to optimizers"
-        single = isinstance(
-            optimizers, str | Baseline | optax.GradientTransformation
-        )  # which can be iterated over, too
-        kind("optimizers", optimizers, () if single else Iterable, expected)
-        optimizers = {name: name for name in optimizers}
-        for name in optimizers:
-            kind("optimizers", name, str | Path, "named, or else in a mapping from a name of your choice to each")
-    return {name: _contender(name, value) for name, value in optimizers.items()}
-
-
-def _contender(name, value):
-    if isinstance(value, Baseline):
-        return _Contender(baseline=value)
-    if isinstance(value, MetaTrained):
-        cost = MetaTraining(value.seconds, value.num_episodes, value.num_inner_steps)
-        return _Contender(value.optimizer, learned=True, meta_training=cost)
-    if not isinstance(value, str | Path):
-        check_optimizer(f"optimizers[{name!r}]", value)
-        value = silenced(value)  # under whatever name it was loaded, it is the same rule
-        return _Contender(value, learned=bool(jax.tree.leaves(eqx.filter(value, eqx.is_inexact_array))))
-    if value in baselines.BASELINES:
-        return _Contender(baseline=baselines.get(str(value)))
-    check_name(str(value))
-    told = pretrained.header(value)
-    cost = MetaTraining.from_recipe(told["recipe"])
-    return _Contender(silenced(pretrained.load(value)), learned=True, meta_training=cost, scale=told.get("scale"))
-
-
-def _warn_of_scale(families, contenders, missing, keys) -> None:
-    """Looks at the first gradients of panels that weights are still to be run on."""
-    for panel, family in families.items():
-        names = [n for n, c in contenders.items() if c.scale and (panel, n) in missing]
-        if names:
-            found = float(np.median(scale.at_start(family, keys)))
-            for name in names:
-                _weights.warn_of_scale(f"{name} (on {panel})", contenders[name].scale, found, stacklevel=4)
-
-
-def _warn_of_horizon(panels, contenders, missing) -> None:
-    """Panels that judge at a later step than the optimizer was meta-trained for: from there on its curve is a level line."""
-    for panel, it in panels.items():
-        for name in (n for n in contenders if (panel, n) in missing):
-            horizon = horizon_of(contenders[name].optimizer)
-            if horizon is not None and it.horizon > horizon:
-                warnings.warn(passed(f"{name} (on {panel})", horizon, "hold"), UserWarning, stacklevel=4)
-
-
-def _not_applicable(families, contenders, key) -> dict[str, dict[str, str]]:
-    wants_line_search = any(c.baseline and c.baseline.deterministic_only for c in contenders.values())
-    left_out = {}
-    for panel, family in families.items():
-        noisy = wants_line_search and not is_deterministic(family, key)
-        left_out[panel] = {n: why for n, c in contenders.items() if (why := _why_not(c, family, noisy, key))}
-    for name in contenders:
-        if families and all(name in reasons for reasons in left_out.values()):
-            why = next(iter(left_out.values()))[name]
-            raise ValueError(f"{name} {why}. Leave it out.")
-    return left_out
-
-
-def _why_not(contender, family, noisy, key) -> str | None:
-    if contender.baseline is None:
-        return refusal(contender.optimizer, family, key)
-    if contender.baseline.deterministic_only and noisy:
-        return "needs a deterministic loss for its line search, but this task's loss depends on its key (minibatches)"
-    return None
-
-
-def refusal(optimizer: Any, family: TaskFamily, key: PRNGKeyArray) -> str | None:
-    """What an optimizer has against the params of a family, as a `Partitioned` one whose parts do not fit; else `None`."""
-    try:
-        eqx.filter_eval_shape(lambda: optimizer.init(family(key).init(key)))
-    except ValueError as error:
-        return f"refuses these params: {str(error).rstrip('.')}"
-    return None
 
 
 def _programs(cells, contenders) -> list[tuple[str, list[str]]]:
@@ -303,9 +186,7 @@ def _work_off(programs, run, devices) -> None:
             stop.set()
 
 
-def _run(
-    panel: Panel, contenders: dict[str, _Contender], missing, family, trials, search, tune_keys, test_keys, device
-):
+def _run(panel: Panel, contenders: dict[str, Contender], missing, family, trials, search, tune_keys, test_keys, device):
     """Yields the records of those `missing` of the optimizers of one program, one after the other, on one device.
 
     The program is that of all of them, so that one run later has the same bits as it would have had at first.
@@ -345,7 +226,7 @@ def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
 
         options = {"horizon": panel.horizon, "final_steps": panel.window, "batch_size": panel.batch_size}
         runs = tuning.final_losses(make, grid, family, tune_keys, **options)
-        optimizer = make(jax.tree.map(lambda x: x[jnp.argmin(tuning.scores(runs))], grid))
+        optimizer = make(jax.tree.map(lambda x: x[jnp.argmin(tuning.means_to_minimise(runs))], grid))
     options = {
         "horizon": panel.run_to,
         "batch_size": panel.batch_size,
@@ -362,27 +243,4 @@ def _settings(key, num_tasks, tune_tasks, search) -> dict[str, Any]:
         "tune_tasks": tune_tasks,
         "search": json.loads(json.dumps({k: getattr(search, k) for k in search.__dataclass_fields__})),
         "precision": jnp.finfo(jnp.zeros(()).dtype).bits,  # that JAX computes in
-    }
-
-
-def _described(contender: _Contender) -> dict[str, Any]:
-    return {
-        "learned": contender.learned,
-        "meta_training": contender.meta_training and contender.meta_training._asdict(),
-    }
-
-
-def _fingerprints(families, contenders) -> dict[str, dict[str, str | Unfingerprintable]]:
-    """So that records of one optimizer or family are never taken for another's of the same name."""
-    prints = Fingerprints()
-
-    def of(thing, name):
-        try:
-            return prints.of(thing, name)
-        except Unfingerprintable as error:
-            return error
-
-    return {
-        "panels": {name: of(family, f"the family of {name!r}") for name, family in families.items()},
-        "optimizers": {n: of(c.baseline or c.optimizer, f"the optimizer {n!r}") for n, c in contenders.items()},
     }

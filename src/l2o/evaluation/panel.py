@@ -1,15 +1,18 @@
 """A panel: a task family with the horizon it is judged at. Suites are named panels."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from l2o.core.task import TaskFamily
+if TYPE_CHECKING:
+    from l2o.core.task import TaskFamily
 
 
 class Panel(NamedTuple):
     """One plot of a comparison: a family, and for how many steps optimizers are run on it."""
 
-    make: Callable[[], TaskFamily]  # builds the family; called only when the panel is run, so data are loaded only then
+    make: (
+        "Callable[[], TaskFamily]"  # builds the family; called only when the panel is run, so data are loaded only then
+    )
     horizon: int  # rates are tuned for the loss after this many steps, and tables show it
     run_to: int  # curves go on to this step, so that one sees what happens past the horizon
     source: str  # where the problem comes from: paper and section, data set, or that it is ours

@@ -18,8 +18,8 @@ from l2o.core.checks import count, real
 Scores = Mapping[str, Float[np.ndarray, " num_seeds"]]  # by family
 
 
-class Estimate(NamedTuple):
-    """A statistic, and its interval."""
+class IntervalEstimate(NamedTuple):
+    """A statistic, and the bounds of its interval."""
 
     value: float
     low: float
@@ -134,7 +134,7 @@ def stratified(
     confidence: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
-) -> Estimate:
+) -> IntervalEstimate:
     """`statistic(*scores)` with its stratified bootstrap interval: seeds are resampled within each family.
 
     `statistic` takes, for each of `scores`, a list of arrays [num_resamples, num_seeds], one a family, and returns an array
@@ -152,17 +152,17 @@ def stratified(
         )
     sizes = [len(v) for s in scores for v in s.values()]
     if min(sizes) < 2:
-        return Estimate(float(value[0]), float("nan"), float("nan"))
+        return IntervalEstimate(float(value[0]), float("nan"), float("nan"))
     low, high = np.quantile(statistic(*drawn), _expanded(sizes, confidence), method="nearest")  # inf stays inf
-    return Estimate(float(value[0]), float(low), float(high))
+    return IntervalEstimate(float(value[0]), float(low), float(high))
 
 
-def aggregate(scores: Scores, **options) -> Estimate:
+def aggregate(scores: Scores, **options) -> IntervalEstimate:
     """Interquartile mean over all runs of all families, with its stratified interval."""
     return stratified(lambda runs: interquartile_mean(np.concatenate(runs, axis=1), axis=1), scores, **options)
 
 
-def probability_of_improvement(ours: Scores, theirs: Scores, **options) -> Estimate:
+def probability_of_improvement(ours: Scores, theirs: Scores, **options) -> IntervalEstimate:
     r"""$P(X < Y) + \tfrac12 P(X = Y)$ of a run of ours and one of theirs (lower is better), averaged over families.
 
     The Mann-Whitney statistic (Agarwal et al. 2021, section 4.3). A diverged run (inf, NaN) loses against any finite one.

@@ -1,8 +1,8 @@
 """Hyperparameters chosen by trials, all of them in one vectorised program."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,17 +18,8 @@ from l2o.core.checks import count, counts, kind, real
 from l2o.core.optimizer import check_optimizer
 from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, unroll
+from l2o.evaluation.trials import SCHEDULES, Trial, Tuned, rate_of
 from l2o.optimizers import baselines
-
-SCHEDULES = ("constant", "cosine", "warmup_cosine")
-
-
-class Trial(NamedTuple):
-    """A setting of a baseline's hyperparameters; as a grid, arrays [num_trials]."""
-
-    rate: Any  # learning rate, the peak of its schedule
-    schedule: Any  # index into `SCHEDULES`
-    weight_decay: Any  # used only by rules that have it in optax; NaN: optax's default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,44 +146,6 @@ def one_of(index: Int[Array, ""], rules: Sequence[optax.GradientTransformation])
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class Tuned(NamedTuple):
-    """Result of `tune`."""
-
-    value: Any  # the best of the grid
-    at_edge: (
-        bool  # whether its rate (without one, any leaf) is the grid's smallest or largest: the best may lie outside
-    )
-    grid: Any  # array [num_values], or a pytree of such
-    losses: Float[np.ndarray, " num_values"]  # mean final loss of each; inf where any run diverged
-
-    @property
-    def rate(self) -> float:
-        """The learning rate chosen: `rate`, `learning_rate` or `lr` of the value, or the value itself if it is a number.
-
-        **Raises:** `ValueError` if it is neither.
-        """
-        rate = _rate_of(self.value)
-        if rate is None:
-            names = ", ".join(f"`{name}`" for name in _RATE_NAMES)
-            raise ValueError(
-                f"Which of the tuned hyperparameters is the learning rate? It is looked for under the names {names}, but the "
-                f"value chosen is {self.value}. Take what you need from `value`."
-            )
-        return float(rate)
-
-
-_RATE_NAMES = ("rate", "learning_rate", "lr")
-
-
-def _rate_of(tree):
-    """The learning rate of a value, or the rates of a grid; None where nothing says which leaf it is."""
-    if isinstance(tree, Mapping):
-        return next((tree[name] for name in _RATE_NAMES if name in tree), None)
-    if isinstance(tree, int | float | np.ndarray | np.generic | jax.Array):
-        return tree
-    return next((getattr(tree, name) for name in _RATE_NAMES if hasattr(tree, name)), None)
-
-
 def tune(
     make_optimizer: Callable[[Any], Any],
     grid: PyTree,
@@ -273,17 +226,17 @@ def final_losses(
     return runs.T
 
 
-def scores(runs: Float[Any, "num_values num_tasks"]) -> Float[Any, " num_values"]:
+def means_to_minimise(runs: Float[Any, "num_values num_tasks"]) -> Float[Any, " num_values"]:
     """What the best value minimises: the mean over tasks; inf where any diverged."""
     return jnp.where(jnp.isfinite(runs).all(axis=1), runs.mean(axis=1), jnp.inf)
 
 
 def chosen(grid: PyTree, runs: Float[np.ndarray, "num_values num_tasks"]) -> Tuned:
     """The best value of the grid, given every run's final loss."""
-    losses = np.asarray(scores(runs))
+    losses = np.asarray(means_to_minimise(runs))
     best = int(np.argmin(losses))
     value = jax.tree.map(lambda x: x[best].item(), grid)
-    rates = _rate_of(grid)
+    rates = rate_of(grid)
     watched = jax.tree.leaves(grid) if rates is None else [np.asarray(rates)]
     return Tuned(value, any(bool(x[best] in (x.min(), x.max())) for x in watched), grid, losses)
 

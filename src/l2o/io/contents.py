@@ -48,7 +48,7 @@ class Recipe(msgspec.Struct):
 
 
 class Scale(msgspec.Struct):
-    """As `l2o.scale.measure` found it."""
+    """As `l2o.core.scale.gradient_scale` found it."""
 
     start: _Quantiles
     run: _Quantiles
@@ -61,7 +61,7 @@ class Scale(msgspec.Struct):
 
 
 class Beyond(msgspec.Struct):
-    """As `l2o.horizons.measure` found it: how the loss went on after the horizon. None where it said nothing."""
+    """As `l2o.core.horizons.losses_beyond` found it: how the loss went on after the horizon. None where it said nothing."""
 
     multiples: Annotated[list[_Size], Meta(max_length=16)]
     ratios: Annotated[list[_Magnitude | None], Meta(max_length=16)]
@@ -200,7 +200,7 @@ class _Architecture(Protocol):
         ...
 
 
-# By module of `l2o.architectures`: its classes' arguments, with their defaults. (A test compares.)
+# By module of `l2o.optimizers`: its classes' arguments, with their defaults. (A test compares.)
 ARCHITECTURES: dict[str, type[_Architecture]] = {"lstm": _LSTM, "ntm_bfgs": _NTMBFGS}
 
 

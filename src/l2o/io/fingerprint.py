@@ -1,46 +1,16 @@
 """A fingerprint of whatever decides a result: arrays, settings, and the code and constants of functions.
 
 Records are taken up again only where the fingerprints agree, so two things that act differently must not share one, and one
-thing must have the same in every process: no addresses, no order of sets, nothing that depends on the time.
+thing must have the same in every process: no addresses, no order of sets, nothing that depends on the time. What a thing is made
+of says `l2o.io.parts`; here all that it leads to is walked through, cycles too.
 """
 
-import argparse
-import dataclasses
-import enum
-import functools
-import hashlib
-import inspect
-import logging
-import pathlib
-import random
-import re
-import sys
-import types
-import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.core
-import jax.extend.core
-import jax.numpy as jnp
-import numpy as np
-
-from l2o.io.source import (
-    all_names,
-    attributes_read,
-    checks_types,
-    global_names,
-    importable,
-    imported_modules,
-    is_compiled,
-    is_installed,
-    lookup,
-)
-
-
-class Unfingerprintable(ValueError):
-    """Says which part of a thing cannot be told from another of its kind."""
+from l2o.io.digest import InAnyOrder, Part, digest
+from l2o.io.digest import Unfingerprintable as Unfingerprintable
+from l2o.io.parts import part_of, parts_of
 
 
 def fingerprint(thing: Any, name: str = "it") -> str:
@@ -67,22 +37,22 @@ class Fingerprints:
     def of(self, thing: Any, name: str = "it") -> str:
         """As `fingerprint`."""
         try:
-            part = _part(thing, name)
-            if isinstance(part, _Part) and id(thing) not in self._done:
+            part = part_of(thing, name)
+            if isinstance(part, Part) and id(thing) not in self._done:
                 self._visit(part)
             return self._digest(part, {})[:16].hex()
         finally:  # after an error too
             self._stack.clear()
             self._places.clear()
 
-    def _visit(self, part: "_Part") -> int:
+    def _visit(self, part: Part) -> int:
         """Digests all that it leads to; returns how far up the stack that goes (Tarjan 1972).
 
         Things that hold each other, such as functions that call each other, are digested together, so that none depends on
         which of them was met first.
         """
         place = highest = len(self._stack)
-        parts = [*_parts(*part)]
+        parts = [*parts_of(*part)]
         self._stack.append((part.thing, parts))
         self._places[id(part.thing)] = place
         for child in _inside(parts):
@@ -101,323 +71,26 @@ class Fingerprints:
         digests = {id(thing): b"" for thing, _ in component}
         kinds = 1
         while True:
-            digests = {id(thing): _hash(*(self._digest(part, digests) for part in parts)) for thing, parts in component}
+            digests = {
+                id(thing): digest(*(self._digest(part, digests) for part in parts)) for thing, parts in component
+            }
             if (found := len(set(digests.values()))) == kinds:
                 break
             kinds = found
         self._done |= {id(thing): (thing, digests[id(thing)]) for thing, _ in component}
 
     def _digest(self, part, open_: Mapping[int, bytes]) -> bytes:
-        if isinstance(part, _Part):
+        if isinstance(part, Part):
             return open_[id(part.thing)] if id(part.thing) in open_ else self._done[id(part.thing)][1]
-        if isinstance(part, _InAnyOrder):
-            return _hash(*sorted(_hash(*(self._digest(one, open_) for one in item)) for item in part.items))
+        if isinstance(part, InAnyOrder):
+            return digest(*sorted(digest(*(self._digest(one, open_) for one in item)) for item in part.items))
         return part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
 
 
-class _Part(NamedTuple):
-    thing: Any
-    path: str
-
-
-class _InAnyOrder(NamedTuple):
-    items: list[tuple]  # of parts
-
-
-def _part(thing, path) -> bytes | _Part:
-    """A digest of what is told by a few letters; else what is to be looked at."""
-    simple = _simple(thing)
-    return _Part(thing, path) if simple is None else _hash(*simple)
-
-
-def _inside(parts) -> Iterator[_Part]:
+def _inside(parts) -> Iterator[Part]:
     for part in parts:
-        if isinstance(part, _Part):
+        if isinstance(part, Part):
             yield part
-        elif isinstance(part, _InAnyOrder):
+        elif isinstance(part, InAnyOrder):
             for item in part.items:
                 yield from _inside(item)
-
-
-def _parts(thing, path) -> Iterator[str | bytes | _Part | _InAnyOrder]:
-    """What makes up a thing: words, and digests of its parts."""
-    if isinstance(thing, jax.Array | np.ndarray | np.generic):
-        yield from _array(thing, path)
-    elif isinstance(thing, types.FunctionType):
-        yield from _function(thing, path)
-    elif name := importable(thing):
-        yield from ("named", *name)
-    elif isinstance(thing, type):
-        yield from _class(thing, path)
-    elif isinstance(thing, types.CodeType):
-        yield from _code(thing, path)
-    elif isinstance(thing, types.ModuleType):
-        yield from ("module", thing.__name__)
-    elif isinstance(thing, types.MethodType):
-        yield "method"
-        yield _part(thing.__func__, path)
-        yield _part(thing.__self__, f"{path}.__self__")
-    elif isinstance(thing, staticmethod | classmethod):
-        yield type(thing).__name__
-        yield _part(thing.__func__, path)
-    elif isinstance(thing, enum.Enum):
-        yield from ("enum", str(thing.name))
-        yield _part(type(thing), path)
-        yield _part(thing.value, f"{path}.value")
-    elif isinstance(thing, property):
-        yield "property"
-        yield _part(thing.fget, path)
-    elif isinstance(thing, functools.partial):
-        yield from ("partial", type(thing).__name__)
-        for part in ("func", "args", "keywords"):
-            yield _part(getattr(thing, part), f"{path}.{part}")
-    elif isinstance(thing, tuple | list):
-        yield from _sequence(thing, path)
-    elif isinstance(thing, Mapping):
-        yield from _mapping(thing, path)
-    elif isinstance(thing, set | frozenset):
-        yield "set"
-        yield _InAnyOrder([(_part(item, f"{path}{{...}}"),) for item in thing])
-    elif isinstance(thing, jax.custom_vjp | jax.custom_jvp):
-        yield type(thing).__name__
-        for part in ("fun", "jvp", "fwd", "bwd", "nondiff_argnums"):
-            yield _part(getattr(thing, part, None), f"{path}.{part}")
-    elif isinstance(thing, jax.tree_util.PyTreeDef):
-        yield "treedef"
-        yield _part(thing.node_data(), path)
-        yield from (_part(child, path) for child in thing.children())
-    elif type(thing).__module__.startswith("torch") and hasattr(thing, "detach"):
-        yield from ("tensor", str(thing.dtype), str(tuple(thing.shape)), str(thing.requires_grad))
-        yield _part(np.asarray(thing.detach().cpu().resolve_conj().resolve_neg().tolist()), path)
-    elif type(thing).__module__ == "torch" and type(thing).__name__ in ("dtype", "device", "Size"):
-        yield repr(thing)
-    elif isinstance(thing, types.BuiltinFunctionType):
-        yield from ("builtin", thing.__qualname__)
-        yield _part(thing.__self__, path)
-    elif is_compiled(thing) or hasattr(type(thing), "stands_for_its_function"):
-        yield "compiled"
-        yield _part(thing.__wrapped__, path)
-    else:
-        yield from _object(thing, path)
-
-
-def _array(array, path):
-    if isinstance(array, jax.core.Tracer):
-        raise Unfingerprintable(f"{path} is being traced by JAX and has no value yet.")
-    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        yield from ("key", str(jax.random.key_impl(array)))
-        yield _part(jax.random.key_data(array), path)
-        return
-    values = np.asarray(array)
-    yield from ("array", str(values.dtype), str(values.shape))
-    yield "weak" if getattr(array, "weak_type", False) else ""
-    if values.dtype.hasobject:
-        yield _part(values.ravel().tolist(), path)
-    else:
-        yield hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).digest()
-
-
-def _sequence(items, path):
-    yield from ("list",) if isinstance(items, list) else ("tuple",)
-    fields = getattr(items, "_fields", None)
-    if type(items) not in (tuple, list):
-        yield _part(type(items), path)
-    for i, item in enumerate(items):
-        yield _part(item, f"{path}.{fields[i]}" if fields else f"{path}[{i}]")
-
-
-def _mapping(items, path):
-    yield "mapping"
-    if type(items) not in (dict, types.MappingProxyType):
-        yield _part(type(items), path)
-    pairs = [(_part(key, f"a key of {path}"), _part(value, f"{path}[{key!r}]")) for key, value in items.items()]
-    if type(items).__name__ == "OrderedDict":
-        yield from (part for pair in pairs for part in pair)
-    else:
-        yield _InAnyOrder(pairs)
-
-
-def _function(function, path):
-    code = function.__code__
-    if checks_types(code):  # beartype's and jaxtyping's wrappers, in tests: what they wrap decides
-        yield _part(function.__wrapped__, path)
-        return
-    name = getattr(function, "__name__", "")
-    inside = f"{path}.{name}"
-    if is_installed(code.co_filename, function.__globals__.get("__name__")):
-        module = function.__globals__.get("__name__") or ""
-        yield from ("function", module, code.co_qualname)
-        if lookup(module, code.co_qualname) is function:
-            return
-        if code.co_name == "<lambda>":
-            yield _part(code, inside)
-    else:
-        yield "code"
-        yield _part(code, inside)
-        yield from _globals(function, code, inside)
-    for cell_name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        there = f"{inside}.{cell_name}"
-        bound = cell != types.CellType()  # else a name that has no value yet
-        yield from ("cell", _read(cell.cell_contents, code, cell_name, there) if bound else "")
-    yield _part(function.__defaults__, f"the defaults of {inside}")
-    yield _part(function.__kwdefaults__, f"the defaults of {inside}")
-    for attribute, value in sorted(vars(function).items()):
-        if not attribute.startswith("__"):  # of functools.wraps
-            yield attribute
-            yield _part(value, f"{inside}.{attribute}")
-
-
-def _read(value, code, name, path):
-    """A variable of a function. Of parsed arguments only those count that it reads, as others say where to write, say."""
-    read = attributes_read(code, name) if isinstance(value, argparse.Namespace | types.SimpleNamespace) else None
-    if read is None:
-        return _part(value, path)
-    return _part({one: getattr(value, one) for one in sorted(read) if hasattr(value, one)}, path)
-
-
-def _code(code, path):
-    yield from ("code", code.co_code, code.co_exceptiontable, " ".join(code.co_names))
-    yield f"{code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount} {code.co_flags}"
-    yield _part(code.co_consts, path)
-
-
-def _globals(function, code, path):
-    """The values of the globals that a function uses, and of what it reads out of modules that are not installed ones."""
-    globals_ = function.__globals__
-    for name in sorted(global_names(code)):
-        if name in globals_ and not name.startswith("@"):  # those are pytest's
-            yield name
-            yield _read(globals_[name], code, name, f"{path}.{name}")
-            if isinstance(globals_[name], types.ModuleType):
-                yield from _read_out_of(globals_[name], code, f"{path}.{name}")
-    for module in imported_modules(code, globals_):
-        yield from _read_out_of(module, code, f"{path}.{module.__name__}")
-
-
-def _read_out_of(module, code, path, depth=0):
-    if is_installed(getattr(module, "__file__", None) or "<>", module.__name__) or depth > 4:
-        return
-    for name in sorted(all_names(code) & vars(module).keys()):
-        value = vars(module)[name]
-        yield name
-        yield _part(value, f"{path}.{name}")
-        if isinstance(value, types.ModuleType) and value is not module:
-            yield from _read_out_of(value, code, f"{path}.{name}", depth + 1)
-
-
-def _class(cls, path):
-    yield from ("class", cls.__module__, cls.__qualname__)
-    if is_installed(getattr(sys.modules.get(cls.__module__), "__file__", None) or "<>", cls.__module__):
-        return
-    for base in (type(cls), *cls.__bases__):
-        yield _part(base, path)
-    if issubclass(cls, enum.Enum):
-        yield _part({name: member.value for name, member in cls.__members__.items()}, path)
-    for name, value in sorted(vars(cls).items()):
-        if issubclass(cls, enum.Enum) and not isinstance(value, _METHODS):
-            continue
-        if name not in _SAYS_NOTHING and not isinstance(value, _DESCRIPTORS):
-            yield name
-            yield _part(getattr(value, "method", value) if _is_wrapped(value) else value, f"{path}.{name}")
-
-
-def _object(thing, path):
-    cls = type(thing)
-    yield "object"
-    if dataclasses.is_dataclass(thing):
-        yield _part(cls, path)
-        for field in dataclasses.fields(thing):
-            yield field.name
-            if hasattr(thing, field.name):
-                yield _part(getattr(thing, field.name), f"{path}.{field.name}")
-        return
-    if isinstance(thing, _USED_UP) or hasattr(cls, "__next__"):
-        raise Unfingerprintable(f"{path} is a {_named(cls)}, which is another one after every use.")
-    try:  # fails where there is state that is no attribute
-        told = thing.__reduce_ex__(2)
-    except Exception:
-        raise Unfingerprintable(f"{path} is a {_named(cls)}.") from None
-    if cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__:
-        # It says itself what it is made of. What comes as iterators are items of a list, and of a mapping.
-        yield _part(cls, path)
-        yield _part(
-            [[*one] if hasattr(one, "__next__") else one for one in told] if isinstance(told, tuple) else told, path
-        )
-        return
-    state: Any = object.__getstate__(thing)
-    yield _part(cls, path)
-    found: dict[str, Any] = {}
-    for part in state if isinstance(state, tuple) else (state,):  # attributes, and slots where there are some
-        found |= part or {}
-    for name, value in sorted(found.items()):
-        if not isinstance(inspect.getattr_static(cls, name, None), functools.cached_property):
-            yield name
-            yield _part(value, f"{path}.{name}")
-
-
-# Attributes of classes that do not decide what their objects do.
-_SAYS_NOTHING = {
-    *("__module__", "__qualname__", "__name__", "__doc__", "__dict__", "__weakref__", "__slots__", "__annotations__"),
-    *(
-        "__annotate__",
-        "__annotate_func__",
-        "__annotations_cache__",
-        "__abstractmethods__",
-        "_abc_impl",
-        "__parameters__",
-    ),
-    *("__orig_bases__", "__match_args__", "__static_attributes__", "__firstlineno__", "__type_params__", "__replace__"),
-    *("__dataclass_fields__", "__dataclass_params__", "__repr__", "__str__", "__eq__", "__hash__", "__lt__", "__le__"),
-    *("__gt__", "__ge__", "__setattr__", "__delattr__", "__getstate__", "__setstate__", "__getnewargs__"),
-    *("__protocol_attrs__", "_is_protocol", "_is_runtime_protocol", "__non_callable_proto_members__"),
-}
-_DESCRIPTORS = (
-    types.MemberDescriptorType,
-    types.GetSetDescriptorType,
-    types.WrapperDescriptorType,
-    types.MethodDescriptorType,
-)
-_METHODS = (types.FunctionType, staticmethod, classmethod, property)
-_USED_UP = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
-_NAMED = (re.Pattern, logging.Logger, jax.sharding.Sharding, jax.sharding.Mesh, jax.Device, jax.ShapeDtypeStruct)
-
-
-def _hash(*parts: str | bytes) -> bytes:
-    digest = hashlib.sha256()
-    for part in parts:
-        part = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
-
-
-def _simple(thing) -> tuple[str | bytes, ...] | None:
-    """What is told whole by its type and a few letters."""
-    if thing is None or thing is Ellipsis or thing is NotImplemented:
-        return (repr(thing),)
-    if type(thing) in (bool, int, complex, str, range, slice):
-        return type(thing).__name__, repr(thing) if type(thing) is not str else thing
-    if type(thing) is float:
-        return "float", thing.hex()
-    if type(thing) in (bytes, bytearray):
-        return "bytes", bytes(thing)
-    if isinstance(thing, np.dtype):
-        return "dtype", str(thing)
-    if isinstance(thing, pathlib.PurePath):
-        return "path", str(thing)
-    if isinstance(thing, jax.extend.core.Primitive):
-        return "primitive", thing.name
-    if isinstance(thing, _NAMED):
-        return type(thing).__name__, repr(thing)
-    if isinstance(thing, types.GenericAlias | types.UnionType | typing.TypeVar) or type(thing).__module__ == "typing":
-        return "annotation", repr(thing)
-    return None
-
-
-def _named(cls) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}" if cls.__module__ != "builtins" else cls.__qualname__
-
-
-def _is_wrapped(value) -> bool:
-    """A method as Equinox keeps it in a class."""
-    return type(value).__module__.split(".")[0] == "equinox" and hasattr(value, "method")

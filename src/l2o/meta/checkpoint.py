@@ -31,7 +31,7 @@ class _Settings(msgspec.Struct):
 
 
 class Checkpoints:
-    """Checkpoints and records of one run, in one folder that the caller holds (`l2o._files.held`).
+    """Checkpoints and records of one run, in one folder that the caller holds (`l2o.io.files.held`).
 
     **Arguments:** `settings`: all that decides the run, by name.
 

@@ -1,7 +1,7 @@
 r"""Meta-training from training loops that JAX knows nothing of: only the gradients that they saw are needed.
 
 With derivatives of the gradients dropped, the meta-gradient of an unroll is that of
-$\sum_t w_t \langle \nabla_t, \theta_t \rangle$ with $\nabla_t$ constant (see `l2o._inner`). So a loop in another framework
+$\sum_t w_t \langle \nabla_t, \theta_t \rangle$ with $\nabla_t$ constant (see `l2o.core.unroll`). So a loop in another framework
 runs as it is and records its gradients, and JAX replays the optimizer alone.
 """
 

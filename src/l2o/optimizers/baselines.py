@@ -1,4 +1,4 @@
-"""Hand-designed optimizers: optax's, with optax's own defaults but for what is tuned (`l2o.tuning.Search`)."""
+"""Hand-designed optimizers: optax's, with optax's own defaults but for what is tuned (`l2o.Search`)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

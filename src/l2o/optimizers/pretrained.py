@@ -59,9 +59,9 @@ def save(
     - `recipe`: how it was meta-trained (task, horizon, steps, seed, command, ...), anything JSON can hold, and NumPy's numbers.
         Its "horizon", the steps of a run, goes into the header of its own accord: `load` holds the params after it.
     - `family`: what it was meta-trained on. It is run there for the recipe's "horizon", 16 times, and the size of the
-        gradients it meets (`l2o.scale.measure`) is written into the header, so that use far from it can be warned of. Not
-        of an `l2o.Rescaled`, to which gradients of all sizes are the same. And it is run for ten times as long, 4 times, and
-        what becomes of the loss (`l2o.horizons.measure`) is written there too.
+        gradients it meets (`l2o.core.scale`) is written into the header, so that use far from it can be warned of. Not of an
+        `l2o.Rescaled`, to which gradients of all sizes are the same. And it is run for ten times as long, 4 times, and what
+        becomes of the loss (`l2o.core.horizons`) is written there too.
 
     **Raises:** `ValueError` if the optimizer is not of an architecture of this package, nor `l2o.Partitioned` into such or
     `l2o.Rescaled`, or names its leaves by a function, or there is a `family` but no "horizon" in the recipe, or it could not
@@ -96,8 +96,8 @@ def save(
     check_writable(path.absolute().parent)
     if family is not None and horizon is not None:
         if optimizer.sees_scale:
-            header["scale"] = json.dumps(scale.measure(optimizer, family, horizon=horizon))
-        header["beyond"] = json.dumps(horizons.measure(optimizer, family, horizon=horizon))
+            header["scale"] = json.dumps(scale.gradient_scale(optimizer, family, horizon=horizon))
+        header["beyond"] = json.dumps(horizons.losses_beyond(optimizer, family, horizon=horizon))
     write_whole(path, safetensors.numpy.save(contents["arrays"], metadata=header))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from l2o.evaluation import statistics
-from l2o.evaluation.explanation import RULE, Explanation
+from l2o.evaluation.explained import RULE, Explanation
 from l2o.report.curves import Curve
 from l2o.report.figures import _draw, _legend, _name, _pyplot, _save, _title
 from l2o.report.quantities import number

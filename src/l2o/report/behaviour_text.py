@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from l2o.evaluation.explanation import RULE, Explanation
-from l2o.evaluation.statistics import Estimate
-from l2o.evaluation.surrogates import Fitted
+from l2o.evaluation.explained import RULE, Explanation
+from l2o.evaluation.forms import Fitted
+from l2o.evaluation.statistics import IntervalEstimate
 from l2o.io.extras import extra
 from l2o.report.quantities import count, estimate, listed, number
 from l2o.report.terminal import literal
@@ -27,7 +27,7 @@ def explanation_table(explanation: Explanation, *, name: str):
     grid.add_column("surrogate", overflow="fold")
     for heading in ("constants", "R²", "final loss"):
         grid.add_column(heading, justify="right", no_wrap=True)
-    for row in rows(explanation, name):
+    for row in explanation_rows(explanation, name):
         label = literal(row["name"], style="bold" if row["name"] == explanation.best else "")
         r2 = "" if row["r2"] is None else f"{row['r2']:.3f}"
         constants = "" if row["num_constants"] is None else str(row["num_constants"])
@@ -35,7 +35,7 @@ def explanation_table(explanation: Explanation, *, name: str):
     return grid
 
 
-def rows(explanation: Explanation, name: str) -> list[dict[str, Any]]:
+def explanation_rows(explanation: Explanation, name: str) -> list[dict[str, Any]]:
     """The table's rows: surrogates, then the rule and the baselines."""
     found = []
     for key, one in explanation.fitted.items():
@@ -134,7 +134,7 @@ def _as_optimizers(explanation, name):
         yield f"{text} ends at {loss}: {_verdict(explanation, surrogate, ratio)}. At step {half} it is at {halfway}."
 
 
-def _verdict(explanation, surrogate, ratio: Estimate):
+def _verdict(explanation, surrogate, ratio: IntervalEstimate):
     if ratio.high < 1:
         return "lower than the rule it was fitted to"
     if ratio.low <= 1:
@@ -165,7 +165,7 @@ def explained(explanation: Explanation, *, name: str, family: str) -> str:
             _wrapped(f"{count(explanation.num_diverged, 'run')} of the rule diverged, and were left out of the fit.")
         ]
     lines += ["", f"{'surrogate':<28} {'constants':>9} {'R²':>6}  final loss"]
-    for row in rows(explanation, name):
+    for row in explanation_rows(explanation, name):
         r2 = "" if row["r2"] is None else f"{row['r2']:.3f}"
         lines.append(f"{row['name']:<28} {row['num_constants'] or '':>9} {r2:>6}  {_loss(explanation, row['key'])}")
         lines.append(_wrapped(row["fitted"] or "step sizes in explanation.json", start=4, indent=4))
@@ -180,7 +180,7 @@ def explained(explanation: Explanation, *, name: str, family: str) -> str:
 def explanation_as_dict(explanation: Explanation, *, name: str, family: str) -> dict[str, Any]:
     """All numbers, for JSON: what is not finite becomes None."""
     fitted = {}
-    for row in rows(explanation, name):
+    for row in explanation_rows(explanation, name):
         one = explanation.fitted.get(row["key"])
         fitted[row["key"]] = {k: row[k] for k in ("final_loss", "low", "high", "num_diverged")}
         fitted[row["key"]]["ratio_to_rule"] = list(row["ratio_to_rule"])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from l2o.evaluation.records import Comparison
-from l2o.evaluation.tuning import SCHEDULES
+from l2o.evaluation.trials import SCHEDULES
 from l2o.report import curves
 from l2o.report.quantities import number
 from l2o.report.styles import all_optimizers, styles

@@ -3,7 +3,7 @@
 import numpy as np
 
 from l2o.evaluation.records import Comparison, Record
-from l2o.evaluation.tuning import SCHEDULES
+from l2o.evaluation.trials import SCHEDULES
 from l2o.report import quantities
 
 

@@ -1,6 +1,6 @@
 """Learned optimizers in PyTorch, on the same weights. Importing it, and using it, needs no JAX.
 
-Every public module here is the twin of the architecture of that name in `l2o.architectures`: it holds
+Every public module here is the twin of the architecture of that name in `l2o.optimizers`: it holds
 `build(arrays, **arguments)`, which makes the update rule from a weights file's arrays and constructor arguments.
 """
 
@@ -10,7 +10,8 @@ with _extra("torch", "l2o.torch"):
     import torch as _torch  # noqa: F401
 
 from l2o.io.weights import names as names
-from l2o.torch._optimizer import LearnedOptimizer, load_weights
+from l2o.torch._optimizer import LearnedOptimizer
+from l2o.torch._options import load_weights
 from l2o.torch._recorder import Recorder, Recording
 from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
 from l2o.torch._states import load_state, save_state

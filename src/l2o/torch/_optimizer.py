@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,35 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2o.io import contents as _header
 from l2o.io import weights as _weights
 from l2o.io.horizon import passed
 from l2o.torch import _build, _state_dict
 from l2o.torch._beyond import Beyond
 from l2o.torch._coordinates import add_, check_gradient, count, flat, named
-from l2o.torch._plain import plain_weights
+from l2o.torch._options import check_finite, contents, name_of, rate
 from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
 
 # On a CPU the coordinates are stepped in blocks of this many per thread, so that a block's gates and state stay in cache.
 _BLOCK = 4096
-
-
-def load_weights(name_or_path: str | Path, *, dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """Weights of a shipped optimizer, or from a file, a folder or "user/repo", as `l2o.load` takes them.
-
-    They are "architecture", "arguments", "arrays" by path, and, where the header has them, "horizon", the steps that the
-    optimizer was meta-trained for, and "scale", that of the gradients that it met there.
-
-    **Arguments:** `dtype`: that the optimizer computes, and keeps its state, in; default the file's (single precision).
-
-    **Raises:** `ValueError` if there are none of that name, or the file is not whole or not of a learned optimizer.
-    """
-    leaves, header = _weights.read(_weights.resolve(name_or_path))
-    arrays = {path: torch.from_numpy(leaf).to(dtype) for path, leaf in leaves.items()}
-    told = _header.decoded(header, str(name_or_path))
-    known = {"horizon": _header.horizon(told), "scale": told.get("scale")}
-    weights = {"architecture": told["architecture"], "arguments": told["arguments"], "arrays": arrays}
-    return {**weights, **{name: value for name, value in known.items() if value is not None}}
 
 
 class Batch(NamedTuple):
@@ -99,9 +80,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         super().__init__(
             params,
             {
-                "weights": _contents(weights),
-                "lr": _rate("lr", lr),
-                "weight_decay": _rate("weight_decay", weight_decay),
+                "weights": contents(weights),
+                "lr": rate("lr", lr),
+                "weight_decay": rate("weight_decay", weight_decay),
                 "part": part,
                 "beyond": beyond,
             },
@@ -121,7 +102,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         lines = [f"{type(self).__name__} ("]
         for index, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {index}")
-            shown = {**group, "weights": _name(group["weights"])}
+            shown = {**group, "weights": name_of(group["weights"])}
             lines += [f"    {name}: {shown[name]}" for name in sorted(shown) if name != "params"]
         return "\n".join([*lines, ")"])
 
@@ -133,8 +114,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"A group of parameters is a dict, got {type(param_group).__name__}.")
         options = {**self.defaults, **param_group}
-        checked: dict[str, Any] = {name: _rate(name, options[name]) for name in ("lr", "weight_decay")}
-        checked["weights"] = _contents(options["weights"])
+        checked: dict[str, Any] = {name: rate(name, options[name]) for name in ("lr", "weight_decay")}
+        checked["weights"] = contents(options["weights"])
         _build.build(checked["weights"], options["part"], options["beyond"])
         params = options["params"]
         if not isinstance(params, Tensor | set):  # which torch takes, and refuses
@@ -181,7 +162,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                     self._check_state(index, position)
                     by_device.setdefault(p.device, []).append(p)
             if by_device and not torch.compiler.is_compiling():
-                _check_finite(group, index)
+                check_finite(group, index)
             for device, params in by_device.items():
                 yield Batch(group, self._rule(index, device), params, (index, device))
 
@@ -241,7 +222,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             return  # only of the first step
         gradients = torch.cat([flat(p.grad) for p in batch.params]).to(batch.rule.dtype)
         rms = float(torch.linalg.vector_norm(gradients)) / math.sqrt(max(1, len(gradients)))
-        _weights.warn_of_scale(_name(weights), weights["scale"], rms, stacklevel=6)  # of who calls `step`
+        _weights.warn_of_scale(name_of(weights), weights["scale"], rms, stacklevel=6)  # of who calls `step`
 
     def _warn_of_horizon(self, batches) -> None:
         told = {}
@@ -249,7 +230,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if isinstance(batch.rule, Beyond):
                 self._steps[batch.key] = self._steps.get(batch.key, 0) + 1
                 if self._steps[batch.key] == batch.rule.horizon + 1:
-                    told[passed(_name(batch.group["weights"]), batch.rule.horizon, batch.rule.how)] = None
+                    told[passed(name_of(batch.group["weights"]), batch.rule.horizon, batch.rule.how)] = None
         for message in told:
             warnings.warn(message, UserWarning, stacklevel=5)  # of who calls `step`
 
@@ -263,7 +244,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         known, options, rule = self._rules.get((index, device), (None, None, None))
         now = group.get("part"), group.get("beyond")
         if rule is None or known is not group["weights"] or options != now:
-            group["weights"] = _contents(group["weights"])  # may be set by hand
+            group["weights"] = contents(group["weights"])  # may be set by hand
             rule = _build.build(group["weights"], *now).to(device)
             self._rules[index, device] = group["weights"], now, rule
         return rule
@@ -271,7 +252,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """The states, rates and weights of every group, in plain types that `torch.load` takes by its default."""
         for group in self.param_groups:
-            group["weights"] = _contents(group["weights"])
+            group["weights"] = contents(group["weights"])
             # A schedule written with NumPy leaves its numbers.
             group.update({name: value.item() for name, value in group.items() if isinstance(value, np.generic)})
         return super().state_dict()
@@ -312,13 +293,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
         _state_dict.check_groups(state_dict, self.param_groups, needed=("weights", "lr", "weight_decay"))
         groups, rules = [], []
         for index, (saved, group) in enumerate(zip(state_dict["param_groups"], self.param_groups, strict=True)):
-            _check_finite(saved, index)
+            check_finite(saved, index)
             # One from before there were horizons has no "beyond", and the states of bare rules.
             weights, part, how = saved["weights"], saved.get("part"), saved.get("beyond")
             try:
                 # Of an older version, which kept a name: ours may have been read from that very file before it was gone.
-                known = isinstance(weights, str) and weights == _name(group["weights"])
-                weights = group["weights"] if known else _contents(weights)
+                known = isinstance(weights, str) and weights == name_of(group["weights"])
+                weights = group["weights"] if known else contents(weights)
                 rules.append(_build.build(weights, part, how))
             except ValueError as error:
                 raise ValueError(f"Group {index} of the state_dict has weights that cannot be used. {error}") from error
@@ -326,44 +307,3 @@ class LearnedOptimizer(torch.optim.Optimizer):
         state_dict = {**state_dict, "param_groups": groups}
         _state_dict.check_states(state_dict, self.param_groups, rules)
         return state_dict
-
-
-def _contents(weights: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """What weights hold, in plain types, and the "name" that they were read by."""
-    if isinstance(weights, Mapping):
-        return plain_weights(weights)
-    return {**load_weights(weights), "name": str(weights)}
-
-
-def _name(weights) -> str:
-    """Of weights, in a message."""
-    if not isinstance(weights, Mapping):
-        return str(weights)
-    return weights.get("name", f"This {weights['architecture']} optimizer")
-
-
-def _rate(name, value) -> float | Tensor:
-    """A number that `torch.load` takes; a tensor stays one."""
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"`{name}` must be one number, got a tensor of shape {tuple(value.shape)}.")
-    try:
-        number = value if isinstance(value, str | bool) else float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = None
-    if not isinstance(number, float):
-        raise ValueError(f"`{name}` must be a number, got {value!r}.")
-    if number < 0:
-        raise ValueError(f"`{name}` must not be negative, got {value}.")
-    if not math.isfinite(number):
-        raise ValueError(f"`{name}` must be finite, got {value}.")
-    return value if isinstance(value, Tensor) else number
-
-
-def _check_finite(group, index) -> None:
-    """Schedules set rates as they like, and one that is not finite would be the end of the parameters."""
-    for name in ("lr", "weight_decay"):
-        rate = group[name]
-        if isinstance(rate, Tensor) and rate.device.type != "cpu":
-            continue  # looking at it would wait for the device
-        if not math.isfinite(rate):
-            raise ValueError(f"`{name}` of group {index} is {rate}, and must be finite.")

@@ -12,7 +12,8 @@ from l2o.io.door import shown
 from l2o.io.files import check_writable, write_whole
 from l2o.torch._build import of_part
 from l2o.torch._coordinates import count
-from l2o.torch._optimizer import LearnedOptimizer, load_weights
+from l2o.torch._optimizer import LearnedOptimizer
+from l2o.torch._options import load_weights
 
 
 def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:

@@ -1,4 +1,4 @@
-"""The coordinatewise LSTM: twin of `l2o.architectures.lstm`, where the equations are."""
+"""The coordinatewise LSTM: twin of `l2o.optimizers.lstm`, where the equations are."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ def _tanh_(x: Tensor) -> Tensor:
 
 
 def _preprocess(gradients: Tensor, p: float, out: Tensor) -> None:
-    """`l2o.architectures.lstm.preprocess`, into the two rows of `out`."""
+    """`l2o.optimizers.lstm.preprocess`, into the two rows of `out`."""
     magnitude = gradients.abs()
     large = magnitude >= math.exp(-p)
     out[0] = torch.where(large, magnitude, 1.0).log_().div_(p).masked_fill_(~large, -1.0)
@@ -93,7 +93,7 @@ def build(
     preprocessing: float | None = 10.0,
     output_scale: float = 0.1,
 ) -> LSTM | GlobalLSTM:
-    """The rule from a weights file's arrays; arguments as of `l2o.architectures.lstm.build`.
+    """The rule from a weights file's arrays; arguments as of `l2o.optimizers.lstm.build`.
 
     **Raises:** `ValueError` if an array is missing or of another shape, or they are not of one floating-point dtype.
     """

@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from l2o.core.checks import count
+from l2o.core.meshes import mesh_of
 from l2o.core.optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer, OptState
 from l2o.io.horizon import check_how, passed
 from l2o.optimizers.wrappers.partitioned import Partitioned
@@ -27,10 +28,10 @@ BeyondState: TypeAlias = tuple[OptState, Float[Array, " num"], tuple[Float[Array
 _B1, _B2 = 0.9, 0.99
 
 
-class _AbstractBeyond(AbstractFlat):
-    """The arithmetic of both kinds."""
+class _AbstractBeyond(AbstractLearnedOptimizer):
+    """What all kinds share: the fields, and whatever is the rule's own."""
 
-    optimizer: AbstractFlat
+    optimizer: AbstractLearnedOptimizer
     horizon: int = eqx.field(static=True)
     how: str = eqx.field(static=True, default="hold")
     name: str | None = eqx.field(static=True, default=None)  # as told in the warning; None: none is given
@@ -58,6 +59,25 @@ class _AbstractBeyond(AbstractFlat):
             return quiet, None
         return quiet, passed(self.name, self.horizon, self.how)
 
+    def _after(self, proposed, step):
+        """The updates after the horizon under "hold" and "anneal"."""
+        if self.how == "hold":
+            return jnp.zeros_like(proposed)
+        end = float(self.horizon)
+        factor = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(step / end - 1, 0, 1)))
+        # Not a product where the factor is 0: what a rule proposes so far out need not be finite.
+        return jnp.where(step < 2 * end, factor.astype(proposed.dtype) * proposed, 0)
+
+    def _counted(self, step):
+        # In single precision, which is exact up to 2²⁴; "hold" and "anneal" need not know how far beyond a run is.
+        return step + 1 if self.how == "fallback" else jnp.minimum(step + 1, 2 * float(self.horizon))
+
+
+class _AbstractFlatBeyond(_AbstractBeyond, AbstractFlat):
+    """Of a rule on the vector of all coordinates."""
+
+    optimizer: AbstractFlat  # pyright: ignore[reportIncompatibleVariableOverride] (nobody writes to it)
+
     def init_coordinates(self, num) -> BeyondState:
         averages = tuple(jnp.zeros(num) for _ in range(3)) if self.how == "fallback" else ()
         return self.optimizer.init_coordinates(num), jnp.zeros(num), averages
@@ -65,18 +85,12 @@ class _AbstractBeyond(AbstractFlat):
     def update_coordinates(self, gradients, state: BeyondState, params=None):
         inner, step, averages = state
         proposed, inner = self.optimizer.update_coordinates(gradients, inner, params)
-        within, end = step < self.horizon, float(self.horizon)
-        if self.how == "hold":
-            after = jnp.zeros_like(proposed)
-        elif self.how == "anneal":
-            factor = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(step / end - 1, 0, 1)))
-            # Not a product where the factor is 0: what a rule proposes so far out need not be finite.
-            after = jnp.where(step < 2 * end, factor.astype(proposed.dtype) * proposed, 0)
-        else:
+        if self.how == "fallback":
             after, averages = self._fallback(gradients, proposed, step, averages)
-        # Counted in single precision, which is exact up to 2²⁴; "hold" and "anneal" need not know how far beyond a run is.
-        counted = step + 1 if self.how == "fallback" else jnp.minimum(step + 1, 2 * end)
-        return jnp.where(within, proposed, after.astype(proposed.dtype)), (inner, counted, averages)
+        else:
+            after = self._after(proposed, step)
+        updates = jnp.where(step < self.horizon, proposed, after.astype(proposed.dtype))
+        return updates, (inner, self._counted(step), averages)
 
     def _fallback(self, gradients, proposed, step, averages):
         m, v, s = averages
@@ -100,7 +114,7 @@ class _AbstractBeyond(AbstractFlat):
             _tell(state[1], self.horizon, self.name, self.how)
 
 
-class Beyond(_AbstractBeyond):
+class Beyond(_AbstractFlatBeyond):
     r"""`optimizer` up to step `horizon`, $T$; from there on what `how` says. Made by `l2o.beyond`.
 
     With $u_t$ what the rule proposes at step $t = 1, 2, \dots$, the update is $u_t$ for $t \le T$, and then
@@ -117,8 +131,30 @@ class Beyond(_AbstractBeyond):
     """
 
 
-class CoordinatewiseBeyond(_AbstractBeyond, AbstractCoordinatewise):
+class CoordinatewiseBeyond(_AbstractFlatBeyond, AbstractCoordinatewise):
     """`Beyond` of a coordinatewise rule, which is one itself."""
+
+
+class WholeBeyond(_AbstractBeyond):
+    """`Beyond` of any other rule, of which it knows the updates alone: "hold" or "anneal". State: the rule's and 1 number."""
+
+    @property
+    def uses_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] (its rule decides)
+        """Whether the rule is given the loss."""
+        return self.optimizer.uses_value
+
+    def init(self, params):
+        return self.optimizer.init(params), jnp.zeros(())
+
+    def update(self, updates, state, params=None, **extra: Any):
+        inner, step = state
+        if self.name is not None and mesh_of(jax.tree.leaves(updates)) is None:
+            _tell(step[None], self.horizon, self.name, self.how, stacklevel=5)
+        proposed, inner = self.optimizer.update(updates, inner, params, **extra)
+        found = jax.tree.map(
+            lambda u: jnp.where(step < self.horizon, u, self._after(u, step).astype(u.dtype)), proposed
+        )
+        return found, (inner, self._counted(step))
 
 
 def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold", *, name: str | None = None):
@@ -128,25 +164,31 @@ def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold",
     optimizer = l2o.beyond(my_rule, 200)
     ```
 
-    The parts of an `l2o.Partitioned` are wrapped each for itself. What is wrapped already is wrapped anew, not twice.
+    The parts of an `l2o.Partitioned` are wrapped each for itself. What is wrapped already is wrapped anew, not twice. A rule that
+    is none on the vector of all coordinates (`l2o.AbstractFlat`), such as `l2o.Guarded` or one of your own, is held or annealed.
 
     **Arguments:** `name`: a run that passes the horizon warns once (`UserWarning`), and calls the optimizer so. Default: it does
     not warn, nor where params are divided on explicit axes of a mesh.
 
-    **Raises:** `ValueError` for another `how`, a `horizon` that is no positive whole number, and for a rule that is neither an
-    `l2o.AbstractFlat` nor a `Partitioned` of such.
+    **Raises:** `ValueError` for another `how`, a `horizon` that is no positive whole number, and for "fallback" with a rule that
+    is neither an `l2o.AbstractFlat` nor a `Partitioned` of such.
     """
     optimizer = bare(optimizer)
     if isinstance(optimizer, Partitioned):
         parts = {part: beyond(rule, horizon, how, name=name) for part, rule in optimizer.parts.items()}
         return optimizer.with_groups(parts)
-    if not isinstance(optimizer, AbstractFlat):
+    count("horizon", horizon)
+    check_how(how)
+    if isinstance(optimizer, AbstractFlat):
+        kind = CoordinatewiseBeyond if isinstance(optimizer, AbstractCoordinatewise) else Beyond
+        return kind(optimizer, horizon, how, name)
+    if how == "fallback":
         raise ValueError(
-            "What happens beyond a horizon is said of a rule on the vector of all coordinates (`l2o.AbstractFlat`), or of a "
-            f"`Partitioned` of such, got a {type(optimizer).__name__}."
+            "beyond='fallback' goes on with the last steps of each coordinate, which are known of a rule on the vector of all "
+            f"coordinates (`l2o.AbstractFlat`) or a `Partitioned` of such, got a {type(optimizer).__name__}. Pass 'hold', "
+            "'anneal' or None."
         )
-    kind = CoordinatewiseBeyond if isinstance(optimizer, AbstractCoordinatewise) else Beyond
-    return kind(optimizer, count("horizon", horizon), how, name)
+    return WholeBeyond(optimizer, horizon, how, name)
 
 
 def bare(optimizer: T) -> T:
@@ -164,14 +206,14 @@ def _is_beyond(x):
     return isinstance(x, _AbstractBeyond)
 
 
-def _tell(steps, horizon, name, how):
+def _tell(steps, horizon, name, how, stacklevel=6):
     """Warns at the first step beyond, inside `jit` too."""
     if not steps.size:
         return
     step, message = steps[0], passed(name, horizon, how)
     if not isinstance(step, Tracer):
         if float(step) <= horizon:
-            _tell_once(float(step) == horizon, message, stacklevel=6)
+            _tell_once(float(step) == horizon, message, stacklevel)
         return
 
     def tell(now):

@@ -1,9 +1,5 @@
 r"""A safety net for learned optimizers: they act for as long as they earn it, then a hand-designed one takes over."""
 
-import enum
-import inspect
-import re
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -14,34 +10,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from l2o.core.checks import count, positive, real
 from l2o.core.closures import Closure
-from l2o.core.finite import all_finite, distance, moved, norm, way
-from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, check_optimizer, with_extra_args
-
-
-class Reason(enum.IntEnum):
-    """Why `Guarded` handed over: the value of its state's `reason`."""
-
-    NONE = 0  # it has not: the learned rule acts
-    BEHIND = 1  # the fallback, run beside it, had the lower loss
-    ROSE = 2  # the loss rose to twice its last level (the gradient's norm: ten times)
-    STALLED = 3  # the loss did not fall enough while the number of steps doubled, and no race could be run
-    UPDATE = 4  # the learned rule's update was not finite, or absurdly long
-    GRADIENT = 5  # several gradients (or losses) in a row were not finite
-
-
-class _Watch(eqx.Module):
-    """What is known of the losses while the learned rule acts; infinite where nothing is."""
-
-    average: Float[Array, ""]  # exponential moving average of the learned rule's loss
-    rival: Float[Array, ""]  # ... of the fallback's, in a race
-    lowest: Float[Array, ""]  # of the averages so far: that of the reserve
-    level: Float[Array, ""]  # mean over the last whole window; at first the first loss
-    mean: Float[Array, ""]  # ... over the running window
-    rival_mean: Float[Array, ""]
-    num_worse: Int[Array, ""]  # steps in a row of a race at which the fallback's loss was lower by the margin
-    count: Int[Array, ""]  # losses seen,
-    start: Int[Array, ""]  # ... and the running window's bounds in them
-    end: Int[Array, ""]
+from l2o.core.finite import all_finite, distance, norm, way
+from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, check_optimizer
+from l2o.optimizers.wrappers.calling import evaluating, real_number, updated, with_types_of
+from l2o.optimizers.wrappers.watch import Reason, Watch
 
 
 class GuardedState(eqx.Module):
@@ -56,7 +28,7 @@ class GuardedState(eqx.Module):
     learned: PyTree
     fallback: PyTree
     reserve: PyTree  # params from which the fallback would take over: the best so far or, in a race, its own
-    watch: _Watch
+    watch: Watch
     num_bad: Int[Array, ""]  # steps skipped in a row
     away: Float[Array, ""]  # how far the last step back to the reserve had to lead; 0 once there
 
@@ -182,7 +154,7 @@ class Guarded(AbstractLearnedOptimizer):
         self.patience = count("patience", patience)
 
     def init(self, params):
-        zero, unknown = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, float)
+        zero = jnp.zeros((), jnp.int32)
         state = GuardedState(
             handed_over=jnp.zeros((), bool),
             racing=jnp.ones((), bool),
@@ -193,18 +165,7 @@ class Guarded(AbstractLearnedOptimizer):
             learned=self.learned.init(params),
             fallback=self.fallback.init(params),
             reserve=params,
-            watch=_Watch(
-                average=unknown,
-                rival=unknown,
-                lowest=unknown,
-                level=unknown,
-                mean=unknown,
-                rival_mean=unknown,
-                num_worse=zero,
-                count=zero,
-                start=zero,
-                end=jnp.full((), self.window, jnp.int32),
-            ),
+            watch=Watch.begin(self.window),
             num_bad=zero,
             away=jnp.zeros((), float),
         )
@@ -218,16 +179,15 @@ class Guarded(AbstractLearnedOptimizer):
                 "`optimizer.update(gradient, state, params, value=loss)`."
             )
         gradient = updates
-        evaluate = None if value_fn is None else _evaluating(value_fn, extra)
+        evaluate = None if value_fn is None else evaluating(value_fn, extra)
         extra = {"grad": gradient, **extra}
         if evaluate is not None:
             extra["value_fn"] = value_fn
             value = evaluate(params) if value is None else value
         if value is not None:
-            extra["value"] = value = _real_number(value, "`value`")
+            extra["value"] = value = real_number(value, "`value`")
         loss = (norm(gradient) if value is None else value).astype(float)
         sound_gradient = all_finite(gradient)
-        see = self._see_norm if value is None else self._see_loss
 
         # After the hand-over params + (reserve - params) is the reserve but for rounding: repeated until it is the reserve.
         # Rounding errors shrink with every step; what does not shrink is the doing of one who changes the params after us.
@@ -270,8 +230,13 @@ class Guarded(AbstractLearnedOptimizer):
             return _zeros(params), state, reason.astype(jnp.int32)
 
         def step(state):
-            state, reason = see(state, loss, rival_loss, params, races=evaluate is not None)
-            ours, learned = _update(self.learned, "learned rule", gradient, state.learned, params, extra)
+            if value is None:
+                verdict = state.watch.see_norm(loss, state.racing, window=self.window)
+            else:
+                options = {"window": self.window, "race": self.race, "margin": self.margin}
+                verdict = state.watch.see_loss(loss, rival_loss, state.racing, races=evaluate is not None, **options)
+            state, reason = self._seen(state, verdict, params)
+            ours, learned = updated(self.learned, "learned rule", gradient, state.learned, params, extra)
             after = optax.apply_updates(params, ours)
             near = norm(way(after, state.reserve)) <= self.reach * (1 + norm(state.reserve))
             reason = jnp.where((reason == Reason.NONE) & ~(near & all_finite(after)), Reason.UPDATE, reason)
@@ -284,7 +249,7 @@ class Guarded(AbstractLearnedOptimizer):
 
     def _fallback_step(self, gradient, state, params, extra):
         """The fallback's update and state, and whether they lead to finite params."""
-        updates, state = _update(self.fallback, "fallback", gradient, state, params, extra)
+        updates, state = updated(self.fallback, "fallback", gradient, state, params, extra)
         return updates, state, all_finite(optax.apply_updates(params, updates))
 
     def _advance_reserve(self, state, evaluate, extra):
@@ -304,84 +269,21 @@ class Guarded(AbstractLearnedOptimizer):
         stepped = _replace(state, fallback=fallback, reserve=optax.apply_updates(state.reserve, updates))
         return _where(sound, stepped, state), loss.astype(float)
 
-    def _see_loss(self, state, loss, rival_loss, params, *, races):
-        """Takes in the losses of a step: the state, and the `Reason` to hand over."""
-        watch, racing = state.watch, state.racing
-        level = jnp.where(jnp.isinf(watch.level), loss, watch.level)
-        recent = 2 / (self.window + 1)
-        average, rival = moved(watch.average, loss, recent), moved(watch.rival, rival_loss, recent)
-        count = watch.count + 1
-        full, share = count == watch.end, 1 / (count - watch.start)
-        mean, rival_mean = moved(watch.mean, loss, share), moved(watch.rival_mean, rival_loss, share)
-        stalled = full & (watch.start > 0) & ~(mean <= self._less(level))
-        decided = full & (count >= (_FIRST_RACE if self.race is None else self.race))
-        ahead = (
-            (self.race is not None) & decided & ~(mean > self._less(rival_mean)) & ~stalled
-        )  # also of a rival that is not finite
-        # An average falls by no more than its factor at a step; losses may fall faster.
-        num_worse = jnp.where(racing & (loss > self._more(rival_loss)), watch.num_worse + 1, 0)
-        behind = (average > self._more(rival)) | (num_worse >= self.window) | (decided & (mean > rival_mean))
-        rose = ~(average <= level + jnp.abs(level))
-        reason = jnp.where(
-            racing,
-            jnp.where(behind, Reason.BEHIND, Reason.NONE),
-            jnp.where(rose, Reason.ROSE, jnp.where(stalled & (not races), Reason.STALLED, Reason.NONE)),
-        )
-        # Alone, the reserve is the best params so far, and the fallback's state fresh: a race won starts that anew.
-        alone = ~racing | ahead
-        keep = jnp.where(racing, ahead, average < watch.lowest)
-        starts = ~racing & stalled & races & ~rose
-        unknown = jnp.inf
-        watch = _Watch(
-            average=jnp.where(starts, unknown, average),
-            rival=jnp.where(alone, unknown, rival),
-            lowest=jnp.where(keep, average, watch.lowest),
-            level=jnp.where(full, mean, level),
-            mean=jnp.where(full, unknown, mean),
-            rival_mean=jnp.where(full | ~racing, unknown, rival_mean),
-            num_worse=num_worse,
-            count=count,
-            start=jnp.where(full, count, watch.start),
-            end=jnp.where(full, 2 * count, watch.end),
-        )
+    def _seen(self, state, verdict, params):
+        """The state after a `Verdict`, and the `Reason` to hand over."""
+        fresh = with_types_of(state.fallback, self.fallback.init(params))
         state = _replace(
             state,
-            watch=watch,
-            racing=(racing & ~ahead) | starts,
-            reserve=_where(keep, params, state.reserve),
-            fallback=_where(keep, _like(self.fallback.init(params), state.fallback), state.fallback),
+            watch=verdict.watch,
+            racing=verdict.racing,
+            reserve=_where(verdict.keep, params, state.reserve),
+            fallback=_where(verdict.keep, fresh, state.fallback),
         )
-        return state, reason
+        return state, verdict.reason
 
-    def _see_norm(self, state, norm, rival_loss, params, *, races):
-        """The same for the gradient's norm, which may rise for good reasons: only how far it does is asked."""
-        watch = state.watch
-        average = moved(watch.average, norm, 2 / (self.window + 1))
-        lowest = jnp.minimum(average, watch.lowest)
-        keep = average <= lowest
-        state = _replace(
-            state,
-            watch=_replace(watch, average=average, lowest=lowest, count=watch.count + 1),
-            reserve=_where(keep, params, state.reserve),
-            fallback=_where(keep, _like(self.fallback.init(params), state.fallback), state.fallback),
-        )
-        return state, jnp.where(average > _GROWTH * lowest, Reason.ROSE, Reason.NONE)
-
-    def _more(self, loss):
-        return loss + self.margin * jnp.abs(loss)
-
-    def _less(self, loss):
-        return loss - self.margin * jnp.abs(loss)
-
-
-# From which step on the mean of a whole window decides a race that has no end.
-_FIRST_RACE = 100
 
 # A step back to the reserve that leaves more than this share of the way was undone by another.
 _PROGRESS = 1 / 16
-
-# How far the gradient's norm may rise: it does for good reasons too, such as leaving a plateau.
-_GROWTH = 10.0
 
 
 def _replace(tree: Any, **fields: Any) -> Any:
@@ -395,47 +297,3 @@ def _where(condition, if_true, if_false):
 
 def _zeros(tree):
     return jax.tree.map(jnp.zeros_like, tree)
-
-
-def _like(tree, like):
-    """`tree` with the dtypes of `like`, none of them weak: a state that changes its types is compiled anew."""
-    return jax.tree.map(lambda leaf, other: jnp.asarray(leaf, jnp.result_type(other)), tree, like)
-
-
-def _update(rule: Optimizer, name: str, gradient, state, params, extra):
-    """The rule's update and state, in the dtypes of params and state."""
-    try:
-        updates, after = with_extra_args(rule).update(gradient, state, params, **extra)
-    except TypeError as error:
-        asked = re.search(r"missing \d+ required keyword-only arguments?: (.*)", str(error))
-        lacking = [word for word in re.findall(r"'(\w+)'", asked[1]) if word not in extra] if asked else []
-        if not lacking:
-            raise
-        given = {"value": "loss", "value_fn": "loss_of_this_batch"}
-        call = ", ".join(f"{word}={given.get(word, '...')}" for word in {**given, **dict.fromkeys(lacking)})
-        raise ValueError(
-            f"The {name} asks for {' and '.join(f'`{word}`' for word in lacking)}, which `update` was not given. Call "
-            f"`optimizer.update(gradient, state, params, {call})`, or guard with a rule that needs no more than the gradient, "
-            "such as `optax.adam(1e-3)`."
-        ) from error
-    return _like(updates, params), _like(after, state)
-
-
-def _evaluating(value_fn: Callable[..., Any], extra: dict[str, Any]) -> Callable[[PyTree], Array]:
-    """`value_fn` of the params alone; as in optax, its other arguments are found among those of `update`."""
-    try:
-        others = list(inspect.signature(value_fn).parameters)[1:]
-    except ValueError:  # a callable that has no signature
-        others = []
-    arguments = {name: extra[name] for name in others if name in extra}
-    return lambda params: _real_number(value_fn(params, **arguments), "what `value_fn` returns")
-
-
-def _real_number(value: Any, name: str) -> Array:
-    value = jnp.asarray(value)
-    if value.shape != () or jnp.iscomplexobj(value):
-        raise ValueError(
-            f"{name[0].upper() + name[1:]} must be the loss, one real number, got shape {value.shape} and dtype {value.dtype}. "
-            "Take the mean of several, and the real part of a complex one."
-        )
-    return value
