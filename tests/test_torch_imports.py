@@ -39,7 +39,6 @@ assert not {"jax", "equinox", "optax"} & set(sys.modules)
 
 WITHOUT_TORCH = """
 import l2o
-import l2o.recording, l2o.states, l2o.meta_training
 for name in l2o.__all__:
     getattr(l2o, name)
 l2o.load("lstm-mnist")

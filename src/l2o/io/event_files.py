@@ -72,6 +72,14 @@ class Appended:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
+def check() -> None:
+    """Makes sure that event files can be written.
+
+    **Raises:** `ModuleNotFoundError` saying what to install.
+    """
+    _event()
+
+
 def _event(**fields):
     with extra("train", "A file of events for TensorBoard"):
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
