@@ -156,17 +156,6 @@ def test_importing_l2o_costs_nothing():
     assert cpu_seconds("import l2o") - cpu_seconds("pass") < 0.05
 
 
-SMOKE = """
-import jax, jax.numpy as jnp, l2o, optax
-rule = l2o.load("lstm-mnist", beyond=None)
-params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
-loss = lambda params: jnp.sum(params["w"] ** 2) + jnp.sum((params["b"] - 1) ** 2)
-state = rule.init(params)
-updates, state = rule.update(jax.grad(loss)(params), state, params)
-assert loss(optax.apply_updates(params, updates)) < loss(params)
-"""
-
-
 @pytest.mark.slow
 def test_a_base_installation_is_small_and_loads_an_optimizer(tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
@@ -185,6 +174,6 @@ def test_a_base_installation_is_small_and_loads_an_optimizer(tmp_path):
     ]
     size = sum(file.stat().st_blocks * 512 for path in ours for file in [path, *path.rglob("*")])
     assert size <= 620 * 2**20, f"{size / 2**20:.0f} MB"
-    subprocess.run([python, "-W", "error", "-c", SMOKE], check=True, cwd=tmp_path, env=environment, timeout=300)
+    subprocess.run([python, "-W", "error", ROOT / "tests" / "smoke.py"], check=True, cwd=tmp_path, env=environment, timeout=300)
     done = subprocess.run([tmp_path / "venv" / "bin" / "l2o"], capture_output=True, text=True, env=environment)
     assert done.stderr == "error: The command line needs typer: pip install 'l2o[cli]'\n"
