@@ -11,6 +11,7 @@ import venv
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from comparisons import three_panels
 
@@ -156,6 +157,19 @@ def test_importing_l2o_costs_nothing():
     assert cpu_seconds("import l2o") - cpu_seconds("pass") < 0.05
 
 
+def test_saved_records_are_reported_without_jax(tmp_path):
+    task = l2o.FunctionTask(lambda key: jax.random.normal(key, (3,)), lambda x, key: jnp.sum(x**2))
+    panels = {"bowl": l2o.Panel(lambda: lambda key: task, 4, 6, "made up")}
+    options = {"num_tasks": 2, "tune_tasks": 2, "search": l2o.Search(3), "measure_costs": False}
+    l2o.compare(panels, ["sgd", "adam"], key=jax.random.key(0), folder=tmp_path, **options)
+    blocked = dict.fromkeys(("jax", "jaxlib", "equinox", "optax"))
+    code = f"import sys; sys.modules.update({blocked}); from l2o.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "report", str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").is_file()
+
+
 @pytest.mark.slow
 def test_a_base_installation_is_small_and_loads_an_optimizer(tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
@@ -174,6 +188,8 @@ def test_a_base_installation_is_small_and_loads_an_optimizer(tmp_path):
     ]
     size = sum(file.stat().st_blocks * 512 for path in ours for file in [path, *path.rglob("*")])
     assert size <= 620 * 2**20, f"{size / 2**20:.0f} MB"
-    subprocess.run([python, "-W", "error", ROOT / "tests" / "smoke.py"], check=True, cwd=tmp_path, env=environment, timeout=300)
+    subprocess.run(
+        [python, "-W", "error", ROOT / "tests" / "smoke.py"], check=True, cwd=tmp_path, env=environment, timeout=300
+    )
     done = subprocess.run([tmp_path / "venv" / "bin" / "l2o"], capture_output=True, text=True, env=environment)
     assert done.stderr == "error: The command line needs typer: pip install 'l2o[cli]'\n"
