@@ -56,7 +56,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-run: pyproject.toml | $(BIN)/python
 	@echo "Installing l2o into $(VENV) ..."
-	@$(PIP) install -e .
+	@$(PIP) install -e '.[cli]'
 	@touch $@
 
 $(BIN)/python:

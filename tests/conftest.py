@@ -17,6 +17,11 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+if not hasattr(jax, "enable_x64"):  # its name before JAX 0.8
+    import jax.experimental
+
+    jax.enable_x64 = jax.experimental.enable_x64
+
 
 def pytest_configure(config):
     """Chooses how well XLA optimizes, before its first use.

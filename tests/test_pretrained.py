@@ -229,7 +229,7 @@ def test_a_path_here_is_not_looked_for_on_the_hub(hub, saved, monkeypatch):
 
 def test_without_the_extra_the_error_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"no file or folder 'someone/tiny' here; .*pip install 'l2o\[hub\]'"):
+    with pytest.raises(ImportError, match=r"no file or folder 'someone/tiny' here, .*pip install 'l2o\[hub\]'"):
         l2o.load("someone/tiny")
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import l2o
-from l2o.cli import app
+from l2o.cli._app import app
 from l2o.core.unroll import begin
 from l2o.tasks import _vgg, style
 

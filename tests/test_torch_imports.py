@@ -12,7 +12,7 @@ import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {blocked}:
-            raise ImportError(name + " is blocked")
+            raise ModuleNotFoundError(name + " is blocked", name=name)
 sys.meta_path.insert(0, Blocked())
 """
 
@@ -39,7 +39,6 @@ assert not {"jax", "equinox", "optax"} & set(sys.modules)
 
 WITHOUT_TORCH = """
 import l2o
-import l2o.meta.recording, l2o.optimizers.states, l2o.meta.train
 for name in l2o.__all__:
     getattr(l2o, name)
 l2o.load("lstm-mnist")

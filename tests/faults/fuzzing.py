@@ -166,7 +166,8 @@ def fuzz_weights(num, folder):
 
     import l2o
     import l2o.torch as l2o_torch
-    from l2o.cli import _explain, _stylize, app
+    from l2o.cli import _explain, _stylize
+    from l2o.cli._app import app
     from l2o.evaluation import contenders
     from l2o.optimizers import pretrained, states
 

@@ -14,7 +14,8 @@ from fakes import tiny_lstm
 from typer.testing import CliRunner
 
 import l2o
-from l2o.cli import _explain, _stylize, app
+from l2o.cli import _explain, _stylize
+from l2o.cli._app import app
 from l2o.core import plugins
 from l2o.evaluation import contenders
 from l2o.io import contents as _contents

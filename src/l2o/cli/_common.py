@@ -9,14 +9,23 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from l2o.core import plugins
 from l2o.io import door
 from l2o.io.files import check_writable, write_whole
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Argument of the task's family, as name=value (JSON values), e.g. -s dim=20."),
+]
+TaskName = Annotated[str, typer.Argument(help="A task (see `l2o tasks`), or your own as my_module:family.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Cores = Annotated[int | None, typer.Option(help="CPU cores to use, one program on each. Default: all.")]
 
 # What is printed is text: "[" and ":name:" in a name or a path are no markup.
 console = Console(highlight=False, markup=False, emoji=False)

@@ -2,14 +2,15 @@
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import typer
 
 import l2o
 from l2o import report
 from l2o.cli import _common
-from l2o.cli._common import console
+from l2o.cli._common import Cores, Seed, Set, console
 from l2o.core import plugins
 from l2o.core.task import check_family
 from l2o.evaluation import analysis, comparison
@@ -21,29 +22,50 @@ DEFAULT_BASELINES = ("sgd", "nag", "rmsprop", "adam", "lion", "muon")
 
 
 @holding_its_folder
-def run(
-    *,
-    task: str,
-    optimizers: list[str] | None,
-    set_: list[str] | None,
-    quick: bool,
-    tune: bool,
-    rate: float,
-    trials: int,
-    search: str,
-    schedule: list[str] | None,
-    weight_decay: tuple[float, float] | None,
-    horizon: int | None,
-    run_to: int | None,
-    num_tasks: int | None,
-    tune_tasks: int | None,
-    window: int | None,
-    folder: Path,
-    resume: bool,
-    seed: int,
-    cores: int | None,
+def compare(
+    task: Annotated[
+        str, typer.Argument(help="A task (see `l2o tasks`), your own as my_module:family, or a suite (`l2o suites`).")
+    ],
+    optimizers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Learned optimizers (shipped names, weights files, folders, user/repo on the Hugging Face Hub) and baselines "
+            "(see `l2o optimizers`). Default: all shipped, and sgd nag rmsprop adam lion muon."
+        ),
+    ] = None,
+    set_: Set = None,
+    quick: Annotated[bool, typer.Option(help="A suite made small: minutes, and only data that ship.")] = False,
+    tune: Annotated[bool, typer.Option(help="Tune the baselines; else --rate.")] = True,
+    rate: Annotated[float, typer.Option(help="Learning rate of the baselines with --no-tune.")] = 1e-3,
+    trials: Annotated[int, typer.Option(help="Settings tried for each baseline: the same budget for all.")] = 11,
+    search: Annotated[str, typer.Option(help="grid (rates from 1e-4 to 10) or random.")] = "grid",
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(help="Schedules to search: constant, cosine, warmup_cosine; repeat it. Default: constant."),
+    ] = None,
+    weight_decay: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="Smallest and largest weight decay, for --search random; default: optax's own."),
+    ] = None,
+    horizon: Annotated[
+        int | None, typer.Option(help="Steps that rates are tuned for. Default: the task's own.")
+    ] = None,
+    run_to: Annotated[int | None, typer.Option(help="Steps that curves show. Default: twice the horizon.")] = None,
+    num_tasks: Annotated[
+        int | None, typer.Option(help="Fresh tasks (seeds) to report on. Default: 20, or 10 with --quick.")
+    ] = None,
+    tune_tasks: Annotated[
+        int | None, typer.Option(help="Other tasks, to tune on. Default: 10, or 3 with --quick.")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Average losses over this many steps. Default: a tenth of the horizon.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where records, tables and curves.png go.")] = Path("runs/compare"),
+    resume: Annotated[bool, typer.Option(help="Go on with the comparison in --folder; nothing is run twice.")] = False,
+    seed: Seed = 0,
+    cores: Cores = None,
 ) -> None:
-    """Compares, prints tables, writes records, table.csv, table.json and curves.png."""
+    """Baselines are tuned on other tasks than those reported. The folder gets records, table.csv, table.json and curves.png."""
     config = dict(locals())
     l2o.use_all_cores(cores)
     space = Search(trials, search, schedules=tuple(schedule or ["constant"]), weight_decays=weight_decay)

@@ -2,30 +2,48 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import jax
+import typer
 
 import l2o
 from l2o import report
 from l2o.cli import _common, _trained_on
-from l2o.cli._common import console
+from l2o.cli._common import Cores, Seed, Set, console
 from l2o.io.files import write_whole
 
 
-def run(
-    *,
-    weights: str,
-    task: str | None,
-    set_: list[str] | None,
-    part: str | None,
-    horizon: int | None,
-    num_tasks: int | None,
-    num_fitted: int | None,
-    output: Path,
-    seed: int,
-    cores: int | None,
+def explain(
+    weights: Annotated[str, typer.Argument(help="A shipped optimizer, a weights file, or a folder with one.")],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Task family (see `l2o tasks`), or my_module:family. Default: what the weights were trained on."
+        ),
+    ] = None,
+    set_: Set = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="Of weights of several rules, explain this one. Default: all as if they were one."),
+    ] = None,
+    horizon: Annotated[int | None, typer.Option(help="Steps of a run. Default: the one of meta-training.")] = None,
+    num_tasks: Annotated[
+        int | None, typer.Option(help="Held-out runs. Default: 256, or 10 of tasks with more than 1,000 parameters.")
+    ] = None,
+    num_fitted: Annotated[
+        int | None, typer.Option(help="Runs that surrogates are fitted to. Default: 64, or 10.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where text, numbers and figures go.")] = Path(
+        "runs/explain"
+    ),
+    seed: Seed = 0,
+    cores: Cores = None,
 ) -> None:
-    """Explains, prints a table and a paragraph, writes explanation.txt, explanation.json and the figures."""
+    """Shows updates against gradients, and the rule of a few constants that explains them best.
+
+    Writes explanation.txt, explanation.json, and the figures behaviour-updates, -trajectories and -fit (SVG and PNG).
+    """
     config = dict(locals())
     if horizon is not None and horizon < 1:
         raise ValueError(f"--horizon must be at least 1, got {horizon}.")

@@ -1,7 +1,9 @@
 """`l2o tasks`, `l2o suites`, `l2o optimizers`, `l2o pretrained`."""
 
 import inspect
+from typing import Annotated
 
+import typer
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
@@ -13,7 +15,7 @@ from l2o.io.door import one_line, printable
 
 
 def tasks() -> None:
-    """Lists the families with their arguments and defaults."""
+    """Each with its arguments and their defaults."""
     grid = Table("task", "what", "arguments (-s name=value)", title="Task families", title_justify="left")
     for name in plugins.names("tasks"):
         module = plugins.get("tasks", name)
@@ -23,7 +25,7 @@ def tasks() -> None:
 
 
 def suites() -> None:
-    """Lists the suites and their panels."""
+    """Each with its panels, and for how many steps these are run."""
     grid = Table("suite", "what", "panels (steps)", title="Suites", title_justify="left")
     for name in plugins.names("suites"):
         module = plugins.get("suites", name)
@@ -33,7 +35,7 @@ def suites() -> None:
 
 
 def optimizers() -> None:
-    """Lists architectures, shipped optimizers and baselines."""
+    """Any of these names goes where a command takes an optimizer."""
     grid = Table("optimizer", "what", "arguments", title="Learned architectures", title_justify="left")
     for name in plugins.names("optimizers"):
         module = plugins.get("optimizers", name)
@@ -44,8 +46,12 @@ def optimizers() -> None:
     console.print("Baselines: ", ", ".join(l2o.baselines.BASELINES), "(optax's defaults; the rate is tuned)")
 
 
-def pretrained(name: str | None) -> None:
-    """Shows a card, or lists the shipped optimizers."""
+def pretrained(
+    name: Annotated[
+        str | None, typer.Argument(help="Show its card: a shipped name, file, folder or user/repo. Default: list all.")
+    ] = None,
+) -> None:
+    """A card says what an optimizer was meta-trained on, how it compares, and under which licence it comes."""
     if name is not None:
         console.print(_Shown(Markdown(l2o.pretrained.describe(name), hyperlinks=False)))
         return

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import optax
+import typer
 
 import l2o
 from l2o import report
 from l2o.cli import _common
-from l2o.cli._common import console
+from l2o.cli._common import Cores, Seed, console
 from l2o.evaluation import analysis, comparison
 from l2o.io.files import write_whole
 from l2o.meta.estimators.bptt import BPTT
@@ -34,8 +36,12 @@ QUADRATICS, MNIST = "Quadratics", "MNIST sample, 784-20-10"
 MNIST_OPTIMIZERS = ("lstm-mnist-pair", "lstm-mnist")
 
 
-def run(*, folder: Path, seed: int, cores: int | None) -> None:
-    """Meta-trains on quadratics, compares; then the shipped MNIST optimizers; prints tables, writes a figure."""
+def quickstart(
+    folder: Annotated[Path, typer.Option(help="Where the figure, tables and weights go.")] = Path("runs/quickstart"),
+    seed: Seed = 0,
+    cores: Cores = None,
+) -> None:
+    """The baselines are tuned; then the optimizers that ship with the package are compared on a sample of MNIST."""
     l2o.use_all_cores(cores)
     _common.start_folder(folder, {"seed": seed, "cores": cores})
     keys = jax.random.split(jax.random.key(seed), 4)

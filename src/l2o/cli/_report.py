@@ -1,16 +1,24 @@
 """`l2o report`."""
 
 from pathlib import Path
+from typing import Annotated
 
-from l2o import report
+import typer
+
 from l2o.cli import _common
 from l2o.cli._common import console
+from l2o.report.files import write
 
 
-def run(*, folder: Path, output: Path | None) -> None:
-    """Writes the report, prints its summary and where things are."""
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a comparison (`l2o compare --folder`), complete or not.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to. Default: the comparison's own.")
+    ] = None,
+) -> None:
+    """Writes report.html, summary.txt, figures/ (SVG and PNG), table.csv, table.json and events/ (TensorBoard)."""
     with console.status("Writing the report ..."):
-        written = report.write(folder, output)
+        written = write(folder, output)
     console.print(written.text, soft_wrap=True)
     console.print(
         f"Report:  {written.page} ({written.page.stat().st_size / 1e6:.1f} MB, opens offline)",

@@ -3,17 +3,19 @@
 import io
 import math
 from pathlib import Path
+from typing import Annotated
 
 import equinox as eqx
 import jax
 import numpy as np
+import typer
 from jaxtyping import UInt8
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import l2o
 from l2o.cli import _pictures as pictures
-from l2o.cli._common import console
+from l2o.cli._common import Seed, console
 from l2o.evaluation import comparison
 from l2o.io.files import check_writable, write_whole
 from l2o.tasks import style as neural_art
@@ -22,24 +24,39 @@ LARGEST = 512  # pixels, unless asked for: a photograph at its own size would ta
 RATE = 0.02
 
 
-def run(
-    *,
-    content: Path,
-    style: Path,
-    output: Path | None,
-    size: int | None,
-    style_size: int | None,
-    steps: int,
-    optimizer: str,
-    rate: float | None,
-    content_weight: float,
-    style_weight: float,
-    variation_weight: float,
-    start: str,
-    features: str,
-    seed: int,
+def stylize(
+    content: Annotated[Path, typer.Option(help="The picture to paint: JPEG, PNG or whatever else Pillow reads.")],
+    style: Annotated[Path, typer.Option(help="The picture whose style to paint it in.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The PNG to write. Default: CONTENT-STYLE.png, here.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Longest side of the result, in pixels. Default: the content's own, but at most 512."),
+    ] = None,
+    style_size: Annotated[
+        int | None,
+        typer.Option(help="Longest side the style is resized to, in pixels: larger strokes. Default: the result's."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimization steps.")] = 128,
+    optimizer: Annotated[
+        str,
+        typer.Option(help="A learned optimizer (shipped name or weights file) or a baseline (see `l2o optimizers`)."),
+    ] = "lstm-style",
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Learning rate of a baseline; black is 0 and white is 1. Default: 0.02, usual for adam."),
+    ] = None,
+    content_weight: Annotated[float, typer.Option(help="How much the content's features count.")] = 10.0,
+    style_weight: Annotated[float, typer.Option(help="How much the style's textures count.")] = 10.0,
+    variation_weight: Annotated[float, typer.Option(help="How much smoothness counts.")] = 10.0,
+    start: Annotated[str, typer.Option(help="Where to start: content or noise.")] = "content",
+    features: Annotated[
+        str, typer.Option(help="Network that sees: vgg16 (needs its weights), or random, which needs nothing.")
+    ] = "vgg16",
+    seed: Seed = 0,
 ) -> None:
-    """Reads the pictures, optimizes, writes the PNG."""
+    """A step takes about 50 ms of one CPU core at 64 x 64 pixels with vgg16; the time grows with the number of pixels."""
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}.")
     for option, value in (("--size", size), ("--style-size", style_size)):

@@ -1,46 +1,60 @@
 """`l2o train`."""
 
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import typer
 
 import l2o
 from l2o.cli import _common
-from l2o.cli._common import console
+from l2o.cli._common import Cores, Seed, Set, TaskName, console
 from l2o.core import plugins
 from l2o.io.files import holding_its_folder
 from l2o.meta.checkpoint import check_free
 
 
 @holding_its_folder
-def run(
-    *,
-    task,
-    optimizer,
-    optimizer_set,
-    set_,
-    init,
-    estimator,
-    horizon,
-    truncation,
-    num_tasks,
-    batch_size,
-    sample,
-    split,
-    num_steps,
-    learning_rate,
-    max_norm,
-    average,
-    validate_every,
-    validation_tasks,
-    checkpoint_every,
-    folder: Path,
-    resume,
-    seed,
-    cores,
+def train(
+    task: TaskName,
+    optimizer: Annotated[str, typer.Option(help="Architecture to train (see `l2o optimizers`).")] = "lstm",
+    optimizer_set: Annotated[
+        list[str] | None,
+        typer.Option("--optimizer-set", "-o", help="Argument of the architecture, as name=value, e.g. -o preset=code."),
+    ] = None,
+    set_: Set = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from these weights: a shipped name, a file, a folder or user/repo.")
+    ] = None,
+    estimator: Annotated[str, typer.Option(help="Meta-gradient estimator: bptt or pes.")] = "bptt",
+    horizon: Annotated[int | None, typer.Option(help="Inner steps an episode. Default: the task's own.")] = None,
+    truncation: Annotated[int, typer.Option(help="Inner steps a meta-gradient; must divide the horizon.")] = 20,
+    num_tasks: Annotated[int, typer.Option(help="Tasks in a meta-batch.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Tasks run at once on a core; fewer is faster for networks. Default: all.")
+    ] = None,
+    sample: Annotated[
+        float | None, typer.Option(help="Fraction of coordinates to sample for the meta-gradient, in (0, 1].")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the meta-loss: train, or outer (larger batches).")] = "train",
+    num_steps: Annotated[int, typer.Option(help="Meta-steps.")] = 1000,
+    learning_rate: Annotated[float, typer.Option(help="Adam's learning rate for the meta-parameters.")] = 1e-3,
+    max_norm: Annotated[float, typer.Option(help="Clip the meta-gradient to this norm.")] = 0.1,
+    average: Annotated[
+        float, typer.Option(help="Decay of an exponential average of the meta-parameters, which is kept; 0: none.")
+    ] = 0.0,
+    validate_every: Annotated[int, typer.Option(help="Meta-steps between validations.")] = 100,
+    validation_tasks: Annotated[
+        int, typer.Option(help="Fixed validation tasks; the best optimizer on them is kept.")
+    ] = 16,
+    checkpoint_every: Annotated[int, typer.Option(help="Meta-steps between checkpoints.")] = 100,
+    folder: Annotated[Path, typer.Option(help="Where the run goes.")] = Path("runs/train"),
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --folder.")] = False,
+    seed: Seed = 0,
+    cores: Cores = None,
 ) -> None:
-    """Meta-trains, writes the weights, and compares them with a tuned Adam."""
+    """The folder gets config.json, metrics.jsonl, TensorBoard events, checkpoints, weights.safetensors and curves.png."""
     config = dict(locals())
     l2o.use_all_cores(cores)
     family, usual_horizon = _common.find_family(task, _common.parse_settings(set_))

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from l2o.io.extras import extra
+
 PREFIX = "events.out.tfevents."
 
 
@@ -24,14 +26,13 @@ def file_name(suffix: str = "") -> str:
 
 def scalar(tag: str, value: float | int, step: int):
     """One point of a curve."""
-    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
-
-    return _event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+    return _event(step=step, summary={"value": [{"tag": tag, "simple_value": value}]})
 
 
 def images(tag: str, pixels: Any, step: int):
     """Images side by side, floats in [0, 1] of shape [num, height, width, 3]."""
-    from tensorboardX import summary
+    with extra("train", "An image for TensorBoard"):
+        from tensorboardX import summary
 
     made = summary.image("images", pixels, dataformats="NHWC")
     made.value[0].tag = tag
@@ -47,9 +48,7 @@ class Appended:
     """An event file of a run that goes on. `purge_from`: TensorBoard forgets what other files say of this step and later ones."""
 
     def __init__(self, folder: Path, *, purge_from: int | None = None):
-        from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
-
-        start = [] if purge_from is None else [_event(step=purge_from, session_log=SessionLog(status=SessionLog.START))]
+        start = [] if purge_from is None else [_event(step=purge_from, session_log={"status": "START"})]
         # Two in one second: TensorBoard reads them in the order of their names.
         names = (folder / file_name(f".{i}" if i else "") for i in itertools.count())
         self.path = next(path for path in names if not os.path.lexists(path))
@@ -73,8 +72,17 @@ class Appended:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
+def check() -> None:
+    """Makes sure that event files can be written.
+
+    **Raises:** `ModuleNotFoundError` saying what to install.
+    """
+    _event()
+
+
 def _event(**fields):
-    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
+    with extra("train", "A file of events for TensorBoard"):
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
 
     return Event(wall_time=time.time(), **fields)
 

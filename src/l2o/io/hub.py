@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from l2o.io.door import one_line
+from l2o.io.extras import extra
 
 # Parts of a revision, too, begin like names: it becomes a path in the Hub's cache.
 _NAME = r"\w[\w.-]*"
@@ -34,13 +35,8 @@ def download(name: str) -> Path:
 
     **Raises:** `ImportError` if huggingface_hub is not installed; `ValueError` if the repository cannot be fetched.
     """
-    try:
+    with extra("hub", f"There is no file or folder {name!r} here, and fetching it from the Hugging Face Hub"):
         import huggingface_hub
-    except ImportError as error:
-        raise ImportError(
-            f"There is no file or folder {name!r} here; to fetch it from the Hugging Face Hub, install the extra: "
-            "pip install 'l2o[hub]'"
-        ) from error
     match = _REPOSITORY.fullmatch(name)
     assert match is not None
     try:

@@ -50,6 +50,7 @@ class Checkpoints:
         else:
             described.check(self._recorded(), f"The run in {folder}")
         check_writable(self.folder)
+        event_files.check()
         if not resume:
             write_whole(self.folder / "settings.json", json.dumps({"started_with": described.parts}, indent=1).encode())
 

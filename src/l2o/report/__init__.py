@@ -1,28 +1,8 @@
-"""Tables, figures and pages of comparisons, and of explanations."""
+"""Tables, figures and pages of comparisons, and of explanations.
 
-from l2o.report.behaviour import behaviour_figures
-from l2o.report.behaviour_text import explained, explanation_as_dict, explanation_table
-from l2o.report.events import write_cell, write_events
-from l2o.report.figures import figure, image_figure, profile_figure
-from l2o.report.files import Written, write
-from l2o.report.html import page
-from l2o.report.terminal import overall_table, table
-from l2o.report.text import summarised
+The public names are listed in __init__.pyi and imported when first used: a report of saved records imports no JAX.
+"""
 
-__all__ = [
-    "Written",
-    "behaviour_figures",
-    "explained",
-    "explanation_as_dict",
-    "explanation_table",
-    "figure",
-    "image_figure",
-    "overall_table",
-    "page",
-    "profile_figure",
-    "summarised",
-    "table",
-    "write",
-    "write_cell",
-    "write_events",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,6 +8,7 @@ import numpy as np
 from l2o.evaluation.explained import RULE, Explanation
 from l2o.evaluation.forms import Fitted
 from l2o.evaluation.statistics import IntervalEstimate
+from l2o.io.extras import extra
 from l2o.report.quantities import count, estimate, listed, number
 from l2o.report.terminal import literal
 from l2o.report.text import _wrapped
@@ -17,8 +18,9 @@ _SYMBOLS = {"decay": "β", "saturation": "τ", "square_decay": "β₂", "epsilon
 
 def explanation_table(explanation: Explanation, *, name: str):
     """A rich table: each surrogate's held-out R², its constants, and its final loss; the rule and tuned baselines below."""
-    from rich import box
-    from rich.table import Table
+    with extra("report", "A table"):
+        from rich import box
+        from rich.table import Table
 
     title = f"What {name} amounts to: surrogates of its updates, on {explanation.num_held_out} held-out tasks"
     grid = Table(title=literal(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

@@ -12,6 +12,7 @@ import numpy as np
 
 from l2o.evaluation.records import Comparison, Record
 from l2o.io.door import one_line
+from l2o.io.extras import extra
 from l2o.io.files import write_whole
 from l2o.report import curves
 from l2o.report.styles import Style, all_optimizers, styles
@@ -163,9 +164,10 @@ def _save(fig, path, also=()):
 
 
 def _pyplot():
-    import matplotlib
+    with extra("report", "A figure"):
+        import matplotlib
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
 
     return plt

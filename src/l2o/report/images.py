@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from l2o.evaluation.records import Comparison
+from l2o.io.extras import extra
 
 _GAP = 4  # pixels between images
 
@@ -50,7 +51,8 @@ def _sheet(
 
 
 def _uri(image):
-    import matplotlib.image
+    with extra("report", "A sheet of images"):
+        import matplotlib.image
 
     file = io.BytesIO()
     matplotlib.image.imsave(file, image, format="png")

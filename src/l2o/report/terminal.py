@@ -8,6 +8,7 @@ import numpy as np
 from l2o.evaluation import analysis
 from l2o.evaluation.records import Comparison
 from l2o.io.door import printable
+from l2o.io.extras import extra
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: str = ""):
@@ -15,8 +16,9 @@ def table(rows: Sequence[Mapping[str, Any]], *, statistic: str = "mean", title: 
 
     A rate marked * is at the edge of the grid it was tuned on: the best may lie outside.
     """
-    from rich import box
-    from rich.table import Table
+    with extra("report", "A table"):
+        from rich import box
+        from rich.table import Table
 
     steps = sorted({row["step"] for row in rows})
     names = list(dict.fromkeys(row["optimizer"] for row in rows))
@@ -43,7 +45,8 @@ def _best(rows, step, statistic):
 
 def literal(text: str, below: str = "", *, style: str = ""):
     """A rich text in which nothing is markup; `below`: a dim second line."""
-    from rich.text import Text
+    with extra("report", "A table"):
+        from rich.text import Text
 
     found = Text(printable(text), style=style)
     return found.append(f"\n{below}", style="not bold dim") if below else found
@@ -64,8 +67,9 @@ def _cell(row, statistic, is_best):
 
 def overall_table(comparison: Comparison):
     """A rich table of every optimizer over all panels."""
-    from rich import box
-    from rich.table import Table
+    with extra("report", "A table"):
+        from rich import box
+        from rich.table import Table
 
     grid = Table(title="All panels, against the best tuned baseline of each", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("optimizer", "loss ratio (IQM)", "P(better)", "won", "lost", "panels", "diverged"):

@@ -4,10 +4,10 @@ Every public module here is the twin of the architecture of that name in `l2o.op
 `build(arrays, **arguments)`, which makes the update rule from a weights file's arrays and constructor arguments.
 """
 
-try:
+from l2o.io.extras import extra as _extra
+
+with _extra("torch", "l2o.torch"):
     import torch as _torch  # noqa: F401
-except ImportError as error:
-    raise ImportError("l2o.torch needs PyTorch: pip install 'l2o[torch]'.") from error
 
 from l2o.io.weights import names as names
 from l2o.torch._optimizer import LearnedOptimizer

@@ -1,6 +1,7 @@
 """Find a data set: in a folder of the user's, in the cache, on the system, at its publisher."""
 
 import os
+import sys
 import tempfile
 from importlib import resources
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from l2o.io.data._formats import DataSet, Text, read_npz, read_text, write_npz
 from l2o.io.data._sources import SOURCES, Source
 from l2o.io.door import is_file_stem
+from l2o.io.extras import extra
 
 
 def names(kind: str | None = None) -> list[str]:
@@ -93,14 +95,12 @@ def _user_folders():
 def _cache_folder():
     if root := os.environ.get("XDG_CACHE_HOME"):
         return Path(root) / "l2o"
-    import pooch  # here and below, not at the top: `import l2o.data` stays light
-
-    return Path(pooch.os_cache("l2o"))
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "l2o"
 
 
 def _download(source: Source, target: Path) -> DataSet:
-    import pooch
-
+    with extra("data", f"{target.stem!r} is not here, and downloading it"):
+        import pooch
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         for file, checksum in source.files.items():

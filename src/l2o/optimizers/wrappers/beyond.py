@@ -219,16 +219,18 @@ def _tell(steps, horizon, name, how, stacklevel=6):
     def tell(now):
         _tell_once(bool(now), message, stacklevel=3)
 
+    # One flag for all that `vmap` maps over: with one for each, `cond` would run both of its branches. The effect itself stays
+    # outside, as JAX before 0.9 drops those of a function with a rule for `vmap`.
     @jax.custom_batching.custom_vmap
-    def tell_if(now, before):
-        jax.lax.cond(now | before, lambda: jax.debug.callback(tell, now), lambda: None)
-        return now
+    def any_of(flag):
+        return flag
 
-    @tell_if.def_vmap
-    def _tell_any(axis_size, in_batched, now, before):  # `cond` would run both of its branches
-        return tell_if(jnp.any(now), jnp.any(before)), False
+    @any_of.def_vmap
+    def _any_of_all(axis_size, in_batched, flag):
+        return any_of(jnp.any(flag)), False
 
-    tell_if(step == horizon, step == horizon - 1)
+    now, before = any_of(step == horizon), any_of(step == horizon - 1)
+    jax.lax.cond(now | before, lambda: jax.debug.callback(tell, now), lambda: None)
 
 
 # Warnings given, each until a run comes to the step before. All parts of a `Partitioned` take the same step, and gradients that
