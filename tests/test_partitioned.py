@@ -216,9 +216,11 @@ def test_a_function_is_not_saved_but_named(tmp_path):
     assert_trees_equal(steps(l2o.Partitioned(loaded.parts, matrices)), steps(named))
 
 
-def test_a_part_of_ones_own_class_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match=r"Only optimizers of l2o.optimizers can be saved, got Momentum"):
-        pretrained.save(tmp_path / "pair.safetensors", mixed())
+def test_a_part_of_ones_own_class_is_loaded_by_its_owner_alone(tmp_path):
+    pretrained.save(tmp_path / "pair.safetensors", mixed())
+    assert_trees_equal(pretrained.load(tmp_path / "pair.safetensors", like=mixed()), mixed())
+    with pytest.raises(ValueError, match="of a class of your own, fakes:Momentum"):
+        pretrained.load(tmp_path / "pair.safetensors")
 
 
 @pytest.mark.parametrize(
