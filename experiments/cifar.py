@@ -13,8 +13,8 @@ imitate. CPU times are of one core. Stages, each skipped where its file is there
    (8 x 8 pixels, 8-8 channels), its rates then halved on this one (LOG.md); `search_teacher.py cifar` searches likewise, not
    run yet. All ten labels were used for that: LSTM-sub has never seen the labels it is tested on, but its teacher was chosen
    with them.
-2. measure: compared on the paper's panels (`l2o.evaluation.suites.paper`), baselines tuned on other keys; the teacher too, if asked for.
-   Resumable, an optimizer at a time; published when all of a panel are there.
+2. measure: compared on the paper's panels (`l2o.evaluation.suites.paper`), baselines tuned on other keys; the teacher too, if
+   asked for. Resumable, an optimizer at a time; published when all of a panel are there.
 3. beside: the first --num-tasks of the same seeds again, for what the panels lack: the two LSTMs beside the teacher itself, the
    best of the four baselines at the rate that the panel's table has, and, unless --no-scheduled, Adam and NAG with a schedule
    and a rate for each kind of parameter, tuned by as many trials as the four (`_baselines`). A table of its own.

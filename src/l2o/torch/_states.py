@@ -1,4 +1,4 @@
-"""An optimizer's state on disk, for PyTorch and JAX alike (`l2o.optimizers.states` is the other side, and describes the format)."""
+"""An optimizer's state on disk, for PyTorch and JAX alike; `l2o.optimizers.states`, the other side, describes the format."""
 
 import json
 from pathlib import Path
