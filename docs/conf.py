@@ -34,6 +34,25 @@ html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 
 
+def _write_cards():
+    """docs/cards: the card of every shipped rule, as it is in the package."""
+    folder = Path(__file__).parent / "cards"
+    folder.mkdir(exist_ok=True)
+    names = l2o.pretrained.names()
+    listed = "\n".join(f"- [{name}]({name}.md)" for name in names)
+    texts = {name: l2o.pretrained.describe(name) for name in names}
+    texts["index"] = (
+        "# Cards of the shipped rules\n\nA card says what a rule was meta-trained on, where it wins, where it loses, and what it costs. "
+        f"In the shell: `l2o pretrained NAME`.\n\n{listed}\n\n```{{toctree}}\n:hidden:\n\n"
+        + "\n".join(names)
+        + "\n```\n"
+    )
+    for name, text in texts.items():
+        page = folder / f"{name}.md"
+        if not page.is_file() or page.read_text() != text:
+            page.write_text(text)
+
+
 def _mathml(self, node, display):
     """Formulas as MathML: they are there without a network, and without a script."""
     text = node.astext()
@@ -61,6 +80,7 @@ class LinkNames(SphinxPostTransform):
 
 
 def setup(app):
+    _write_cards()
     app.add_post_transform(LinkNames)
     app.add_html_math_renderer(
         "mathml",

@@ -63,7 +63,7 @@ def public() -> list[Name]:
         if isinstance(thing, ModuleType):
             return
         module = getattr(thing, "__module__", None) or "l2o.core"
-        said, lives = name.split(".")[1], (module.split(".") + [""])[1]
+        said, lives = name.split(".")[1], [*module.split("."), ""][1]
         page = said if said in ("torch", "report") else lives if lives in PAGES else "core"
         found.setdefault(id(thing), Name(name, thing, page))
 
@@ -136,7 +136,7 @@ def pages() -> dict[str, str]:
         texts[f"{page}.md"] = "\n".join(lines) + "\n"
     toc = "\n".join(PAGES)
     texts["index.md"] = (
-        "# API\n\nEvery public name, with its signature, shapes and where it is seen at work. `help(l2o.NAME)` gives the same text.\n"
+        "# API\n\nEvery public name, with its signature, its shapes, and where it is seen at work.\n`help(l2o.NAME)` gives the same text. "
         "Names of `l2o` itself are flat: `l2o.LSTM`, `l2o.meta_train`. Shapes are written as in "
         '[jaxtyping](https://docs.kidger.site/jaxtyping/): `Float[Array, "num_tasks horizon"]` is an array of two axes.\n\n'
         f"```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n"

@@ -44,28 +44,29 @@ def main(names: list[str]) -> None:
 
 
 def cells(text: str):
-    """("markdown" or "code", text) of each cell."""
-    kind, lines = "code", []
-    for line in [*text.splitlines(), "# %%"]:
+    """("markdown" or "code", first line, text) of each cell."""
+    kind, lines, first = "code", [], 0
+    for number, line in enumerate([*text.splitlines(), "# %%"], 1):
         if not line.startswith("# %%"):
             lines.append(line)
             continue
-        body = "\n".join(lines).strip("\n")
-        if body:
-            yield kind, "\n".join(l.removeprefix("#").removeprefix(" ") for l in lines) if kind == "markdown" else body
-        kind, lines = "markdown" if "[markdown]" in line else "code", []
+        if kind == "markdown":
+            lines = [line.removeprefix("#").removeprefix(" ") for line in lines]
+        if any(lines):
+            yield kind, first, "\n".join(lines).strip("\n")
+        kind, lines, first = "markdown" if "[markdown]" in line else "code", [], number
 
 
 def run(script: Path, key: str) -> None:
     """Runs the cells in one namespace, and writes the page whole or not at all."""
     lines, namespace, num_figures = [f"% {key}, written by docs/make_tutorials.py", ""], {"__name__": "__main__"}, 0
-    for kind, text in cells(script.read_text()):
+    for kind, first, text in cells(script.read_text()):
         if kind == "markdown":
             lines += [text.strip("\n"), ""]
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(text, str(script), "exec"), namespace)
+            exec(compile("\n" * first + text, str(script), "exec"), namespace)  # so tracebacks name the line
         lines += ["```python", text, "```", ""]
         if printed.getvalue().strip():
             lines += ["```{code-block} text", ":class: l2o-out", "", printed.getvalue().rstrip(), "```", ""]

@@ -80,7 +80,7 @@ for name, cost in comparison.costs["10 dimensions"].items():
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-for axis, (name, records) in zip(axes, comparison.records.items()):
+for axis, (name, records) in zip(axes, comparison.records.items(), strict=True):
     for optimizer, record in records.items():
         (line,) = axis.plot(np.mean(record.curves.losses, axis=0), label=optimizer)
         axis.plot(np.median(record.curves.losses, axis=0), color=line.get_color(), linestyle="--", linewidth=1)

@@ -3,8 +3,7 @@
 #
 # You have an idea for an update rule. This tutorial writes one in twenty lines, meta-trains its constants, and compares it.
 #
-# A rule is a class with two methods, exactly as in optax. Its array fields are what is learned, φ. Whatever is learned
-# nothing about is a static field. A rule that treats every parameter alike derives from `l2o.AbstractCoordinatewise`, and sees
+# A rule is a class with two methods, exactly as in optax. Its array fields are what is learned, φ. A rule that treats every parameter alike derives from `l2o.AbstractCoordinatewise`, and sees
 # all parameters as one vector.
 #
 # Our rule is momentum over a *power* of the mean square, with a step size that falls as the run goes on:
@@ -41,7 +40,7 @@ class Powered(l2o.AbstractCoordinatewise):
         self.power, self.annealing = jnp.array(1.0), jnp.array(0.0)
 
     def init_coordinates(self, num):
-        return jnp.zeros(num), jnp.zeros(num), jnp.zeros(())
+        return jnp.zeros(num), jnp.zeros(num), jnp.zeros(num)  # averages, and the step: all one number per parameter
 
     def update_coordinates(self, gradients, state, params=None):
         m, v, t = state
