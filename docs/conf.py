@@ -42,7 +42,8 @@ def _write_cards():
     listed = "\n".join(f"- [{name}]({name}.md)" for name in names)
     texts = {name: l2o.pretrained.describe(name) for name in names}
     texts["index"] = (
-        "# Cards of the shipped rules\n\nA card says what a rule was meta-trained on, where it wins, where it loses, and what it costs. "
+        "# Cards of the shipped rules\n\n"
+        "A card says what a rule was meta-trained on, where it wins, where it loses, and what it costs. "
         f"In the shell: `l2o pretrained NAME`.\n\n{listed}\n\n```{{toctree}}\n:hidden:\n\n"
         + "\n".join(names)
         + "\n```\n"

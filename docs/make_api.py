@@ -136,7 +136,8 @@ def pages() -> dict[str, str]:
         texts[f"{page}.md"] = "\n".join(lines) + "\n"
     toc = "\n".join(PAGES)
     texts["index.md"] = (
-        "# API\n\nEvery public name, with its signature, its shapes, and where it is seen at work.\n`help(l2o.NAME)` gives the same text. "
+        "# API\n\nEvery public name, with its signature, its shapes, and where it is seen at work.\n"
+        "`help(l2o.NAME)` gives the same text. "
         "Names of `l2o` itself are flat: `l2o.LSTM`, `l2o.meta_train`. Shapes are written as in "
         '[jaxtyping](https://docs.kidger.site/jaxtyping/): `Float[Array, "num_tasks horizon"]` is an array of two axes.\n\n'
         f"```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n"

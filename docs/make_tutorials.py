@@ -16,7 +16,7 @@ from pathlib import Path
 
 TUTORIALS = Path(__file__).parent / "tutorials"
 SOURCES = Path(__file__).parents[1] / "src" / "l2o"
-LIMIT = 300  # seconds, for machines that are busy; on two idle cores a script takes at most 30
+LIMIT = 600  # seconds, for machines that are busy; on two idle cores a script takes at most 30
 
 
 def scripts() -> list[Path]:

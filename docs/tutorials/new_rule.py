@@ -3,8 +3,9 @@
 #
 # You have an idea for an update rule. This tutorial writes one in twenty lines, meta-trains its constants, and compares it.
 #
-# A rule is a class with two methods, exactly as in optax. Its array fields are what is learned, φ. A rule that treats every parameter alike derives from `l2o.AbstractCoordinatewise`, and sees
-# all parameters as one vector.
+# A rule is a class with two methods, as in optax. Its array fields are what is learned, φ. A rule that treats every parameter
+# alike derives from `l2o.AbstractCoordinatewise`. It sees all parameters as one vector, and keeps vectors of that length as its
+# state.
 #
 # Our rule is momentum over a *power* of the mean square, with a step size that falls as the run goes on:
 #

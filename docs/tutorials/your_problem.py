@@ -30,7 +30,7 @@ def family(key):
     return l2o.FunctionTask(lambda key: jnp.zeros(10), lambda x, key: jnp.sum((a @ x - y) ** 2))
 
 
-l2o.check_family(family)  # draws a few tasks, so that a mistake shows now
+l2o.check_family(family, jax.random.key(0))  # draws a few tasks, so that a mistake shows now
 
 # %% [markdown]
 # The `key` of the loss selects the minibatch. This loss has none, and ignores it. Params may be any pytree of arrays.
@@ -79,8 +79,8 @@ for against in (["adam", "nag", "rmsprop"], ["lbfgs"]):
 
 # %% [markdown]
 # Two answers, and both count. A ratio below 1 to the best *first-order* baseline says that meta-training found something. The
-# ratio to L-BFGS says not to use it here: gradients are exact and the problem is small, and L-BFGS was made for that. A learned rule has
-# its place where L-BFGS cannot go: with minibatches, or where a line search is too expensive.
+# ratio to L-BFGS says not to use it here: gradients are exact and the problem is small, and L-BFGS was made for that. A learned
+# rule has its place where L-BFGS cannot go: with minibatches, or where a line search is too expensive.
 
 # %%
 fig, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
