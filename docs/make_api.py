@@ -217,10 +217,15 @@ def _call(name, parsed, *, skip_self):
         if skip_self and args and args[0].arg in ("self", "cls"):
             args.pop(0)
     whole = ast.unparse(arguments)
-    returns = f" -> {ast.unparse(parsed.returns)}" if parsed.returns else ""
+    returns = f" -> {_unquoted(parsed.returns)}" if parsed.returns else ""
     if len(name) + len(whole) + len(returns) > 80:
         whole = "\n" + "".join(f"    {part},\n" for part in _split(whole))
     return f"{name}({whole}){returns}"
+
+
+def _unquoted(annotation) -> str:
+    """Without the quotes of a name that is defined later."""
+    return annotation.value if isinstance(annotation, ast.Constant) else ast.unparse(annotation)
 
 
 def _split(arguments: str) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import l2o
+from l2o.evaluation import analysis
 from l2o.tasks import quadratic
 
 l2o.use_all_cores()  # before JAX computes anything
@@ -56,7 +57,8 @@ class Powered(l2o.AbstractCoordinatewise):
 # ## Meta-train it
 #
 # An *inner problem* says what an episode is: problems of this family, 100 steps. An *estimator* gives the derivative of the
-# mean loss along an episode with respect to φ. Here it is back-propagation through all 100 steps.
+# mean loss along an episode with respect to φ. Here it is back-propagation through all 100 steps. The validation keeps the best
+# φ, for the meta-gradient of long unrolls is noisy.
 
 # %%
 family = quadratic.family()  # ‖Wθ − y‖² in ten dimensions, W and y random
@@ -65,9 +67,9 @@ trained = l2o.meta_train(
     Powered(),
     l2o.BPTT(problem, num_tasks=64),
     l2o.default_outer_optimizer(3e-2),
-    num_steps=200,
+    num_steps=150,
     key=jax.random.key(0),
-    validation=l2o.Validation(family, horizon=100, num_tasks=128, every=50, final_steps=1),
+    validation=l2o.Validation(family, horizon=100, num_tasks=128, every=25, final_steps=1),
 )
 rule = trained.optimizer
 print(
@@ -91,23 +93,32 @@ print(f"validation: {[round(row['validation_loss'], 3) for row in trained.histor
 
 # %%
 comparison = l2o.compare(
-    {"quadratics": l2o.Panel(quadratic.family, horizon=100, run_to=150, source="Andrychowicz et al. 2016, 3.1")},
+    {"quadratics": l2o.Panel(quadratic.family, horizon=100, run_to=100, source="Andrychowicz et al. 2016, 3.1")},
     {"powered": trained, "lstm-quadratic": "lstm-quadratic", "adam": "adam", "nag": "nag"},
     key=jax.random.key(1),
-    num_tasks=256,
-    tune_tasks=64,
+    num_tasks=128,
+    tune_tasks=32,
 )
 print(comparison.table())
 
 # %% [markdown]
-# Five numbers take most of the way of an LSTM with thousands of them, at the price of Adam. So compare a network with the
-# best *cheap* rule too, not with Adam alone. [Results](../results.md) does: there the cheap rule is called the teacher.
+# The intervals above are those of the means. Whether one rule is better than another is decided on the same problems, by pairs:
+
+# %%
+records = comparison.records["quadratics"]
+for name in ("powered", "lstm-quadratic"):
+    best, ratio, low, high = analysis.ratio_to_best(records, name, 100)
+    print(f"{name}: {ratio:.2f} ({low:.2f} to {high:.2f}) of the loss of {best}")
+
+# %% [markdown]
+# Five numbers, found in seconds, run at the price of Adam. An LSTM has thousands of them. So compare a network with the best
+# *cheap* rule too, not with Adam alone. [The results](../results/quadratics.md) do: there a search without derivatives found
+# nine constants that are at 0.54 of a tuned Adam, and the LSTM is at 0.93 of *that* rule.
 
 # %%
 fig, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-for name, record in comparison.records["quadratics"].items():
+for name, record in records.items():
     axis.plot(np.mean(record.curves.losses, axis=0), label=name)
-axis.axvline(100, color="0.6", linestyle="--", linewidth=1)
 axis.set(xlabel="step", ylabel="mean loss", yscale="log")
 axis.grid(alpha=0.25)
 axis.legend()
