@@ -30,11 +30,11 @@ l2o.use_all_cores()  # before JAX computes anything
 class Powered(l2o.AbstractCoordinatewise):
     """Momentum over a power of the mean square, annealed. Five learned numbers."""
 
-    log_step: Float[Array, ""]
+    log_step: Float[Array, ""]  # a
     memory: Float[Array, ""]  # β = sigmoid(memory)
-    slow_memory: Float[Array, ""]
-    power: Float[Array, ""]
-    annealing: Float[Array, ""]
+    slow_memory: Float[Array, ""]  # β₂, likewise
+    power: Float[Array, ""]  # q
+    annealing: Float[Array, ""]  # p
 
     def __init__(self, rate=0.1):
         self.log_step = jnp.log(rate)
