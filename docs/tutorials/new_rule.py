@@ -67,7 +67,7 @@ trained = l2o.meta_train(
     Powered(),
     l2o.BPTT(problem, num_tasks=64),
     l2o.default_outer_optimizer(3e-2),
-    num_steps=150,
+    num_steps=100,
     key=jax.random.key(0),
     validation=l2o.Validation(family, horizon=100, num_tasks=128, every=25, final_steps=1),
 )

@@ -96,8 +96,8 @@ axis.legend()
 # %% [markdown]
 # ## Does it pay back?
 #
-# Meta-training took many runs. After how many solves has it paid back, in steps and in seconds? You may otherwise *tune* a rate on every
-# new problem. Or you know the best rate already, and save only the steps that it needs more. "inf" means never.
+# Meta-training took many runs. After how many solves has it paid back, in steps and in seconds? You may otherwise *tune* a rate
+# on every new problem. Or you know the best rate already, and save only the steps that it needs more. "inf" means never.
 
 # %%
 back = analysis.pay_back(comparison, "linear systems", "learned")
