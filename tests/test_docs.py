@@ -86,15 +86,17 @@ def exists(name):
     for part in name.split(".")[1:]:
         path += f".{part}"
         if not hasattr(found, part):
-            if (
-                importlib.util.find_spec(path) is None
-                if isinstance(found, type(l2o)) and hasattr(found, "__path__")
-                else True
-            ):
+            if not hasattr(found, "__path__") or importlib.util.find_spec(path) is None:
                 return False
             importlib.import_module(path)
-        found = getattr(found, part) if hasattr(found, part) else sys.modules[path]
+        found = getattr(found, part)
     return True
+
+
+def test_names_that_do_not_exist_are_found():
+    assert exists("l2o.tasks.mlp.family")
+    assert not exists("l2o.meta_train.nothing")
+    assert not exists("l2o.nothing.compare")
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda p: str(p.relative_to(ROOT)))
