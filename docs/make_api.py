@@ -129,8 +129,8 @@ def pages() -> dict[str, str]:
     texts = {}
     for page, (title, about) in PAGES.items():
         members = sorted((n for n in names if n.page == page), key=lambda n: (n.name.count("."), n.name.lower()))
-        lines = [f"# {title}", "", about, "", "| name | what |", "|---|---|"]
-        lines += [f"| [`{n.name}`](<#{anchor(n.name)}>) | {first_line(n.thing)} |" for n in members]
+        lines = [f"# {title}", "", about, ""]
+        lines += [f"- [`{n.name}`](<#{anchor(n.name)}>): {first_line(n.thing)}" for n in members]
         for member in members:
             lines += ["", *entry(member, used.get(member.name, ()))]
         texts[f"{page}.md"] = "\n".join(lines) + "\n"
@@ -176,10 +176,10 @@ def docstring(thing) -> str:
 
 
 def first_line(thing) -> str:
-    """The docstring's first sentence or paragraph, for a table."""
+    """The docstring's first paragraph, for a list."""
     if is_alias(thing):
         return "A type alias."
-    return docstring(thing).split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+    return docstring(thing).split("\n\n")[0].replace("\n", " ")
 
 
 def signature(name: str, thing) -> str:
