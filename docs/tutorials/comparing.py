@@ -47,8 +47,8 @@ comparison = l2o.compare(
 print(comparison.table())
 
 # %% [markdown]
-# Look at NAG in 10 dimensions. Its rate was the best on 32 tuning problems, and is too large for a few of the 128 others. `compare`
-# keeps such runs in the mean. More tuning problems would help NAG.
+# Look at NAG in 10 dimensions. Its rate was the best on 32 tuning problems, and is too large for at least one of the 128
+# others. `compare` keeps such runs in the mean. More tuning problems would help NAG.
 #
 # `lstm-quadratic` was meta-trained on the first panel. There it is ahead, also of baselines with a schedule. In 30
 # dimensions, which it has never seen, it loses. Both facts are on [its card](../cards/lstm-quadratic.md).
