@@ -16,7 +16,7 @@ from pathlib import Path
 
 TUTORIALS = Path(__file__).parent / "tutorials"
 SOURCES = Path(__file__).parents[1] / "src" / "l2o"
-LIMIT = 600  # seconds, for machines that are busy; on two idle cores a script takes at most 30
+LIMIT = 1200  # seconds, for machines that are busy; on two idle cores a script takes at most 30 or so
 
 
 def scripts() -> list[Path]:

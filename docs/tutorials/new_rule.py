@@ -65,11 +65,11 @@ family = quadratic.family()  # ‖Wθ − y‖² in ten dimensions, W and y rand
 problem = l2o.InnerTraining(family, horizon=100, truncation=100)
 trained = l2o.meta_train(
     Powered(),
-    l2o.BPTT(problem, num_tasks=64),
+    l2o.BPTT(problem, num_tasks=32),
     l2o.default_outer_optimizer(3e-2),
-    num_steps=100,
+    num_steps=80,
     key=jax.random.key(0),
-    validation=l2o.Validation(family, horizon=100, num_tasks=128, every=25, final_steps=1),
+    validation=l2o.Validation(family, horizon=100, num_tasks=64, every=20, final_steps=1),
 )
 rule = trained.optimizer
 print(

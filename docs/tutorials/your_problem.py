@@ -49,7 +49,7 @@ trained = l2o.meta_train(
     l2o.default_outer_optimizer(optax.cosine_decay_schedule(1e-2, 500)),
     num_steps=500,
     key=jax.random.key(1),
-    validation=l2o.Validation(family, horizon=100, num_tasks=128, every=100, final_steps=1),
+    validation=l2o.Validation(family, horizon=100, num_tasks=64, every=100, final_steps=1),
 )
 scores = [row["validation_loss"] for row in trained.history if "validation_loss" in row]
 print("validation:", *(f"{score:.3f}" for score in scores))
@@ -63,12 +63,12 @@ print(
 #
 # ## Compare
 #
-# Every baseline is tuned on 64 problems. Then all optimizers run on the same 256 others.
+# Every baseline is tuned on 32 problems. Then all optimizers run on the same 128 others.
 
 # %%
 panels = {"linear systems": l2o.Panel(lambda: family, horizon=100, run_to=200, source="ours")}
 optimizers = {"learned": trained, "adam": "adam", "nag": "nag", "rmsprop": "rmsprop"}
-comparison = l2o.compare(panels, optimizers, key=jax.random.key(2), num_tasks=256, tune_tasks=64)
+comparison = l2o.compare(panels, optimizers, key=jax.random.key(2), num_tasks=128, tune_tasks=32)
 print(comparison.table())
 
 # %%
@@ -76,7 +76,7 @@ records = comparison.records["linear systems"]
 best, ratio, low, high = analysis.ratio_to_best(records, "learned", 100)
 print(f"The learned rule ends at {ratio:.2f} ({low:.2f} to {high:.2f}) of the loss of {best}.")
 
-lbfgs = l2o.loss_curves(optax.lbfgs(), family, horizon=100, num_tasks=256, key=jax.random.key(3))
+lbfgs = l2o.loss_curves(optax.lbfgs(), family, horizon=100, num_tasks=128, key=jax.random.key(3))
 print(f"L-BFGS ends at {lbfgs[:, 100].mean():.0e}.")
 
 # %% [markdown]
