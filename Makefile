@@ -13,7 +13,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-slow test-all lint format bench clean
+.PHONY: help install quickstart test test-slow test-all lint format docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s%s\n", $$1, $$2}' Makefile
@@ -41,11 +41,17 @@ format: $(VENV)/.installed ## rewrite the code as ruff would have it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed-docs ## run the tutorials and build the site, docs/_build/html; a warning is an error
+	$(BIN)/python docs/make_tutorials.py
+	$(BIN)/python docs/make_api.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
+
 bench: $(VENV)/.installed ## run every script in benchmarks/
 	@for f in benchmarks/*.py; do echo "== $$f"; $(BIN)/python "$$f" || exit 1; done
 
 clean: ## remove caches and builds; .venv/ and runs/ stay
-	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build dist docs/_build docs/api docs/cards .pytest_cache .ruff_cache .import_linter_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps keep pip from running again until pyproject.toml changes. `quickstart` does without the tools.
@@ -53,6 +59,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing l2o and the development tools into $(VENV) ..."
 	@$(PIP) install -e '.[dev]'
 	@touch $(VENV)/.installed-run $@
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/.installed
+	@echo "Installing what builds the site into $(VENV) ..."
+	@$(PIP) install -e '.[docs]'
+	@touch $@
 
 $(VENV)/.installed-run: pyproject.toml | $(BIN)/python
 	@echo "Installing l2o into $(VENV) ..."

@@ -8,7 +8,6 @@ import torch
 
 import l2o
 from l2o.meta.recording import RecordedLoop
-from l2o.optimizers import lstm
 from l2o.torch import LearnedOptimizer
 
 
@@ -38,7 +37,7 @@ def of(optimizer):
 
 num_steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
 torch.set_num_threads(1)  # tensors this small are not worth more
-start = lstm.build(jax.random.key(0), preset="raw", output_scale=0.1)
+start = l2o.LSTM(preprocessing=None, output_scale=0.1, key=jax.random.key(0))
 outer_opt = l2o.default_outer_optimizer(optax.cosine_decay_schedule(1e-2, num_steps))
 estimator = RecordedLoop(loop, num_tasks=1, truncation=20)
 result = l2o.meta_train(start, estimator, outer_opt, num_steps=num_steps, key=jax.random.key(1))

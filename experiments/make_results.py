@@ -1,4 +1,4 @@
-"""Writes docs/results.md, and its first table in the README, from the tables in experiments/results.
+"""Writes docs/results.md, docs/results/*.md and the first table of the README, from the tables in experiments/results.
 
 python experiments/make_results.py
 """
@@ -13,6 +13,8 @@ from _results_text import (
     INTRODUCTION,
     MEASURED_IN,
     NETS,
+    NOTES,
+    PAGES,
     PAPER,
     SCHEDULED_AS,
     SECTIONS,
@@ -28,12 +30,21 @@ WEIGHTS_OF = {
     "LSTM-sub of CIFAR-5": "cifar5-lstm-sub",
     "LSTM-sub of CIFAR-2": "cifar2-lstm-sub",
 }
-PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+DOCS = Path(__file__).parents[1] / "docs"
 README = Path(__file__).parents[1] / "README.md"
 MARKS = ("<!-- results -->\n", "<!-- /results -->")
+# What the README shows: one panel of each kind, those where a rule loses or ties among them.
+IN_README = [
+    ("quadratic", 100),
+    ("mnist", 100),
+    ("mnist_2_layers", 100),
+    ("mnist_relu", 100),
+    ("cifar10", 1000),
+    ("style_64", 128),
+]
 
 
-def glance() -> str:
+def glance(panels=tuple(PAPER)) -> str:
     """A line for each panel of the paper: the best of our learned optimizers there, and what it stands beside."""
     ours = {}
     for section in SECTIONS:
@@ -41,7 +52,8 @@ def glance() -> str:
             for row in ratios(section, "paper", learned=True):
                 ours.setdefault((row["panel"], int(row["step"])), []).append(row)
     lines = [*table(["panel", "ours", *AGAINST.values(), "the paper's"])]
-    for panel, paper in PAPER.items():
+    for panel in panels:
+        paper = PAPER[panel]
         if paper_ratio(paper) == "--":
             continue  # a panel of ours
         if panel in ours:
@@ -104,7 +116,7 @@ def tables(section):
     """Ratios, then losses and accuracies of all, then costs."""
     rows, ours = read(section.name), ratios(section, "paper")
     if section.brief:
-        yield f"Losses, rates and accuracies are in [{section.name}.csv](../experiments/results/{section.name}.csv)."
+        yield f"Losses, rates and accuracies are in [{section.name}.csv](../../experiments/results/{section.name}.csv)."
         scheduled = ratios(section, "baselines")
         if scheduled:
             yield from matrix("Ratio to the best of all baselines:", scheduled, ratio_to_best)
@@ -266,27 +278,39 @@ def found_again():
             )
 
 
-def page() -> str:
-    """The page; experiments whose tables are not there are left out."""
-    lines = [INTRODUCTION, glance()]
-    for section in SECTIONS:
-        if (RESULTS / f"{section.name}.csv").is_file():
-            lines += [f"## {section.title}", "", f"`{section.command}`", "", section.text, "", *tables(section), ""]
-            lines += [f"![{figure}](../experiments/results/{figure})" for figure in section.figures]
-            lines.append("")
-    if any(RESULTS.glob("teacher-*.json")):
-        lines += [TEACHERS, *found_again(), ""]
-    lines.append(CLOSING)
-    return "\n".join(lines).rstrip() + "\n"
+def pages() -> dict[str, str]:
+    """The text of every page, by its path in docs; experiments whose tables are not there are left out."""
+    listed = "\n".join(f"- [{title}](results/{name}.md)" for name, title in PAGES.items())
+    toc = "\n".join(f"results/{name}" for name in PAGES)
+    toc = f"```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
+    found = {"results.md": "\n".join([INTRODUCTION, glance(), NOTES.strip("\n"), "", listed, CLOSING, toc])}
+    for name, title in PAGES.items():
+        lines = [f"# {title}", ""]
+        for section in SECTIONS:
+            if section.page == name and (RESULTS / f"{section.name}.csv").is_file():
+                lines += [f"## {section.title}", "", f"`{section.command}`", "", section.text, "", *tables(section), ""]
+                lines += [f"![{section.title}: {alt(f)}](../../experiments/results/{f})" for f in section.figures]
+                lines.append("")
+        if name == "teachers":
+            lines += [TEACHERS, *found_again(), ""]
+        found[f"results/{name}.md"] = "\n".join(lines).rstrip() + "\n"
+    return found
+
+
+def alt(figure):
+    return "pictures" if "pictures" in figure else "loss against step"
 
 
 def readme() -> str:
     """The README with this state's table between the marks."""
     before, _, rest = README.read_text().partition(MARKS[0])
-    return before + MARKS[0] + glance() + MARKS[1] + rest.partition(MARKS[1])[2]
+    return before + MARKS[0] + glance(IN_README) + MARKS[1] + rest.partition(MARKS[1])[2]
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    (DOCS / "results").mkdir(exist_ok=True)
+    for path, text in pages().items():
+        (DOCS / path).write_text(text)
+        print(DOCS / path)
     README.write_text(readme())
-    print(PAGE, README)
+    print(README)
