@@ -19,5 +19,5 @@ trained = l2o.meta_train(rule, l2o.BPTT(problem, num_tasks=64), outer_opt, num_s
 
 panels = {"mine": l2o.Panel(lambda: family, horizon=100, run_to=100, source="ours")}
 optimizers = {"learned": trained, "adam": "adam", "nag": "nag", "rmsprop": "rmsprop"}
-comparison = l2o.compare(panels, optimizers, key=jax.random.key(2), num_tasks=256, tune_tasks=64)
+comparison = l2o.compare(panels, optimizers, key=jax.random.key(2), num_tasks=128, tune_tasks=32)
 print(comparison.table())

@@ -52,7 +52,7 @@ def test_example(path):
         **os.environ,
         "OMP_NUM_THREADS": "1",
     }  # as in conftest.py: on a busy machine PyTorch's wait for each other
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=one_thread)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=one_thread)
     assert done.returncode == 0, done.stderr
     if path.endswith("own_function.py"):
         assert "learned" in done.stdout

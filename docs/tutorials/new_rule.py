@@ -7,7 +7,7 @@
 # alike derives from `l2o.AbstractCoordinatewise`. It sees all parameters as one vector, and keeps vectors of that length as its
 # state.
 #
-# Our rule is momentum over a *power* of the mean square, with a step size that falls as the run goes on:
+# Our rule is momentum over a *power* of the mean square, with a step size that may fall, or grow, as the run goes on:
 #
 # $$u_t = -e^{a} \, (1 + t / 20)^{-p} \; m_t \,/\, (v_t^{\,q/2} + 10^{-8})$$
 #
