@@ -54,7 +54,7 @@ def explain(
     name = weights if weights in l2o.pretrained.names() else Path(weights).stem
     if part is not None:
         name = f"{name}:{part}"
-    elif parts := " or ".join(getattr(optimizer, "parts", ())):
+    elif parts := " or ".join(optimizer.group_rules() or ()):
         console.print(f"{name} has several rules: see each with --part {parts}.", markup=False, soft_wrap=True)
     with console.status("Starting ...") as status:
         found = l2o.explain(

@@ -72,6 +72,10 @@ class AbstractLearnedOptimizer(eqx.Module):
         """
         return None
 
+    def group_rules(self) -> "Mapping[str, AbstractLearnedOptimizer] | None":
+        """The rules of `coordinate_groups`, for what is done to each before there are params. None: it is done to the whole."""
+        return None
+
     def with_groups(self, rules: Mapping[str, Any]) -> "AbstractLearnedOptimizer":
         """Itself with other rules, or the cotangents of rules, in the places of those of `coordinate_groups`."""
         raise NotImplementedError(f"{type(self).__name__} has `coordinate_groups` and must say where they are in it.")

@@ -17,7 +17,6 @@ from l2o.core.checks import count
 from l2o.core.meshes import mesh_of
 from l2o.core.optimizer import AbstractCoordinatewise, AbstractFlat, AbstractLearnedOptimizer, OptState
 from l2o.io.horizon import check_how, passed
-from l2o.optimizers.wrappers.partitioned import Partitioned
 
 T = TypeVar("T")
 
@@ -174,9 +173,8 @@ def beyond(optimizer: AbstractLearnedOptimizer, horizon: int, how: str = "hold",
     is neither an `l2o.AbstractFlat` nor a `Partitioned` of such.
     """
     optimizer = bare(optimizer)
-    if isinstance(optimizer, Partitioned):
-        parts = {part: beyond(rule, horizon, how, name=name) for part, rule in optimizer.parts.items()}
-        return optimizer.with_groups(parts)
+    if (rules := optimizer.group_rules()) is not None:
+        return optimizer.with_groups({part: beyond(rule, horizon, how, name=name) for part, rule in rules.items()})
     count("horizon", horizon)
     check_how(how)
     if isinstance(optimizer, AbstractFlat):

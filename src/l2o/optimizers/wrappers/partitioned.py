@@ -92,6 +92,9 @@ class Partitioned(AbstractLearnedOptimizer):
             for name, part in self.parts.items()
         }
 
+    def group_rules(self):
+        return self.parts
+
     def with_groups(self, rules):
         return eqx.tree_at(lambda self: self.parts, self, dict(rules))
 
