@@ -31,7 +31,7 @@ def test_every_architecture_that_ships_has_a_twin():
         return set().union(*map(architectures, inside)) if inside else {weights["architecture"]}
 
     shipped = set().union(*(architectures(pretrained.header(name)) for name in pretrained.names()))
-    assert shipped <= set(plugins.names("torch")) <= set(plugins.names("optimizers"))
+    assert shipped <= set(_build.names()) <= set(plugins.names("optimizers"))
 
 
 def test_the_state_has_the_parts_of_the_architectures(both):

@@ -14,7 +14,8 @@ from fakes import tiny_lstm
 from typer.testing import CliRunner
 
 import l2o
-from l2o.cli import _explain, app
+from l2o.cli import _explain
+from l2o.cli._app import app
 from l2o.core import plugins
 from l2o.io import hub
 from l2o.optimizers import pretrained

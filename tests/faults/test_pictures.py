@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from l2o.cli import app
+from l2o.cli._app import app
 
 # ---- S5, W12: pictures
 

@@ -93,10 +93,10 @@ class Checkpoints:
             return like, []
         path = self._path(steps[-1])
         before = f"go on from step {steps[-2]}" if len(steps) > 1 else "start again from the beginning"
-        run = _unpacked(path, like, f"Delete it to {before}.")
-        if (step := int(run["state"].step)) != steps[-1]:
-            raise ValueError(f"{path} holds step {step}: it was renamed. Delete it to {before}.")
-        history = self._history(step)
+        run, step = _unpacked(path, like, f"Delete it to {before}.")
+        if step != str(steps[-1]):
+            raise ValueError(f"{path} holds step {door.one_line(step)}: it was renamed. Delete it to {before}.")
+        history = self._history(steps[-1])
         self._write_metrics(history)  # without rows that a killed run wrote after its last checkpoint
         return run, history
 
@@ -155,15 +155,15 @@ def _packed(tree, step) -> bytes:
     leaves = _raw(tree)
     data = b"".join(x.tobytes() for x in leaves.values())
     arrays = json.dumps({name: [str(x.dtype), *x.shape] for name, x in leaves.items()})
-    about = {"format": "l2o checkpoint 1", "step": str(step), "arrays": arrays, "sha256": _sum(arrays, data)}
+    about = {"format": "l2o checkpoint 1", "step": str(step), "arrays": arrays, "sha256": _sum(step, arrays, data)}
     header = {"__metadata__": about, "bytes": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}
     words = json.dumps(header).encode()
     words += b" " * (-len(words) % 8)
     return len(words).to_bytes(8, "little") + words + data
 
 
-def _sum(arrays, data):
-    return hashlib.sha256(arrays.encode() + data).hexdigest()
+def _sum(step, arrays, data):
+    return hashlib.sha256(f"{step} {arrays}".encode() + data).hexdigest()
 
 
 class _About(msgspec.Struct):
@@ -178,7 +178,7 @@ class _Header(msgspec.Struct):
 
 
 def _unpacked(path, like, advice):
-    """The leaves of a file in the structure, on the devices and with the kinds of keys of `like`."""
+    """The leaves of a file in the structure, on the devices and with the kinds of keys of `like`; and the step it says it is of."""
     expected = _raw(like)
     shapes = {name: [str(x.dtype), *x.shape] for name, x in expected.items()}
     size = sum(x.nbytes for x in expected.values())
@@ -187,7 +187,7 @@ def _unpacked(path, like, advice):
         words, data = file.read(min(length, _HEADER_BYTES)), file.read()
     try:
         about = door.parse_json(words.decode(), _Header, path=path).about
-        whole = about.format == "l2o checkpoint 1" and about.sha256 == _sum(about.arrays, data)
+        whole = about.format == "l2o checkpoint 1" and about.sha256 == _sum(about.step, about.arrays, data)
     except ValueError as error:
         raise ValueError(f"{path} is damaged, or no checkpoint. {advice}") from error
     if not whole:
@@ -206,7 +206,7 @@ def _unpacked(path, like, advice):
         values = np.frombuffer(data, x.dtype, x.size, start).reshape(x.shape).copy()
         start += x.nbytes
         leaves.append(_as(values, old))
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), about.step
 
 
 def _as(values, like):
