@@ -13,11 +13,11 @@ def family(key):  # a random problem of your class: any start, any loss
 
 
 problem = l2o.InnerTraining(family, horizon=100, truncation=20)
-rule = l2o.LSTM(preprocessing=None, output_scale=1.0, key=jax.random.key(0))
+rule = l2o.LSTM.raw(key=jax.random.key(0))
 outer_opt = l2o.default_outer_optimizer(optax.cosine_decay_schedule(1e-2, 500))
 trained = l2o.meta_train(rule, l2o.BPTT(problem, num_tasks=64), outer_opt, num_steps=500, key=jax.random.key(1))
 
-panels = {"mine": l2o.Panel(lambda: family, horizon=100, run_to=100, source="ours")}
+panels = {"mine": l2o.Panel.of(family, horizon=100)}
 optimizers = {"learned": trained, "adam": "adam", "nag": "nag", "rmsprop": "rmsprop"}
 comparison = l2o.compare(panels, optimizers, key=jax.random.key(2), num_tasks=128, tune_tasks=32)
 print(comparison.table())

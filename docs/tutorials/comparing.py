@@ -25,7 +25,7 @@ l2o.use_all_cores()  # before JAX computes anything
 
 panels = {
     "10 dimensions": l2o.Panel(quadratic.family, horizon=100, run_to=100, source="Andrychowicz et al. 2016, 3.1"),
-    "30 dimensions": l2o.Panel(lambda: quadratic.family(dim=30), horizon=100, run_to=100, source="ours"),
+    "30 dimensions": l2o.Panel.of(quadratic.family(dim=30), horizon=100),
 }
 
 # %% [markdown]

@@ -66,7 +66,7 @@ print(
 # Every baseline is tuned on 32 problems. Then all optimizers run on the same 128 others.
 
 # %%
-panels = {"linear systems": l2o.Panel(lambda: family, horizon=100, run_to=200, source="ours")}
+panels = {"linear systems": l2o.Panel.of(family, horizon=100, run_to=200)}
 optimizers = {"learned": trained, "adam": "adam", "nag": "nag", "rmsprop": "rmsprop"}
 comparison = l2o.compare(panels, optimizers, key=jax.random.key(2), num_tasks=128, tune_tasks=32)
 print(comparison.table())

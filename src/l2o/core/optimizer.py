@@ -219,6 +219,11 @@ class AbstractCoordinatewise(AbstractFlat):
 
     def _update_leaves(self, gradients, state, params):
         num = _coordinates.num_coordinates(gradients)
+        if any(leaf.shape == () for leaf in jax.tree.leaves(state)):
+            raise ValueError(
+                f"A leaf of the state of {type(self).__name__} is one number for all coordinates. A coordinatewise rule has one "
+                "for each: `jnp.zeros(num)` for a count of steps, say. A rule that needs less is an `l2o.AbstractFlat`."
+            )
         wrong = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.shape[-1] != num]
         if wrong:
             raise ValueError(

@@ -1,7 +1,7 @@
 """A panel: a task family with the horizon it is judged at. Suites are named panels."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from l2o.core.task import TaskFamily
@@ -20,3 +20,10 @@ class Panel(NamedTuple):
     batch_size: int | None = None  # tasks run at once; default all (large optimizees do not fit, or run faster, alone)
     data: tuple[str, ...] = ()  # data sets of `l2o.data` that it needs
     metrics_splits: tuple[str, ...] = ("test",)  # splits that metrics such as the accuracy are taken on
+
+    @classmethod
+    def of(
+        cls, family: "TaskFamily", horizon: int, *, run_to: int | None = None, source: str = "ours", **others: Any
+    ) -> "Panel":
+        """The panel of a family that is at hand: `l2o.Panel.of(family, 100)`. Curves end at `run_to`, by default the horizon."""
+        return cls(lambda: family, horizon, horizon if run_to is None else run_to, source, **others)

@@ -178,7 +178,7 @@ class _Header(msgspec.Struct):
 
 
 def _unpacked(path, like, advice):
-    """The leaves of a file in the structure, on the devices and with the kinds of keys of `like`; and the step it says it is of."""
+    """The leaves of a file in the structure, on the devices and with the kinds of keys of `like`, and its step."""
     expected = _raw(like)
     shapes = {name: [str(x.dtype), *x.shape] for name, x in expected.items()}
     size = sum(x.nbytes for x in expected.values())

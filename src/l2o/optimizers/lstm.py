@@ -10,6 +10,7 @@ with output scale $s$. With `num_global` some of the units are averaged over all
 
 import abc
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -111,6 +112,16 @@ class LSTM(_AbstractLSTM, AbstractCoordinatewise):
 
     State: $2 \cdot$ `num_layers` $\cdot$ `num_units` numbers a parameter (80 by default).
     """
+
+    @classmethod
+    def paper(cls, *, key: PRNGKeyArray, **arguments: Any) -> "LSTM":
+        """With the constants of the paper's section 3.2: gradients as logarithm and sign. For networks."""
+        return cls(**{**PRESETS["paper"], **arguments, "key": key})
+
+    @classmethod
+    def raw(cls, *, key: PRNGKeyArray, **arguments: Any) -> "LSTM":
+        """With those of the paper's quadratics, section 3.1: the gradient as it is, and steps as large as the outputs."""
+        return cls(**{**PRESETS["raw"], **arguments, "key": key})
 
     def outgoing(self, h):
         return h
