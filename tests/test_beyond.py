@@ -120,6 +120,7 @@ def test_constants_are_read_through_it():
         wrapped.units  # noqa: B018
 
 
+@pytest.mark.slow
 def test_forms_of_the_meta_gradient_agree_through_it():
     task, key = bowls(jax.random.key(0)), jax.random.key(1)
     rule = Momentum(jnp.asarray(0.1), jnp.asarray(0.8))
@@ -223,6 +224,7 @@ def warned(step, params, state, num):
 
 
 @pytest.mark.parametrize("jitted", [True, False])
+@pytest.mark.slow
 def test_accumulated_gradients_and_several_parts_warn_once(jitted):
     wrap = jax.jit if jitted else lambda function: function
     rule = l2o.beyond(descent(), 3, name="mine")

@@ -44,6 +44,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_give_what_one_gives():
     source = str(Path(l2o.__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([source, str(Path(__file__).parent)])}

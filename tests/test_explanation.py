@@ -17,6 +17,8 @@ from l2o import report
 from l2o.evaluation import followed, surrogates
 from l2o.tasks import quadratic
 
+pytestmark = pytest.mark.slow
+
 HORIZON = 40
 
 
@@ -228,6 +230,8 @@ def test_a_coordinatewise_rule_is_swept_by_two_routes():
         np.testing.assert_allclose(one.updates["replayed"], one.updates["rule"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_a_complex_number_is_explained_as_its_two_parts():
     """As the real problem of twice as many coordinates is."""
 

@@ -205,6 +205,8 @@ def test_chrono_draws_the_biases_that_set_how_long_a_unit_remembers_and_nothing_
         lstm.chrono(optimizer, 1, key=KEY)
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_chrono_tells_late_from_early():
     """A constant gradient: after it has been there for hundreds of steps, only long memories still move."""
     gradients = jnp.ones((600, 1))

@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 import l2o
 from l2o.optimizers.wrappers.guarded import Reason
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 SGD, SLOW = optax.sgd(0.05), optax.sgd(1e-3)
 BOWL, REGRESSION = bowl(), regression()
@@ -249,6 +251,8 @@ def test_half_precision_params():
         params, state = optax.apply_updates(params, updates), after
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_it_can_be_cut_anywhere():
     task, guarded = REGRESSION, l2o.Guarded(turning(-0.05), optax.adam(0.01))
     losses, state = run(guarded, task, 30)
@@ -277,6 +281,8 @@ def test_what_it_refuses():
         l2o.Guarded(turning(), margin=1.5)
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_the_benchmark_on_a_few_tasks():
     """lstm-quadratic leaves its home, a millionfold: the bare rule is worse than Adam, the guarded one is not."""
     path = Path(__file__).parent.parent / "benchmarks" / "guarded.py"

@@ -99,6 +99,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_one_sharded_program_gives_what_a_program_on_each_device_gives():
     source = str(Path(l2o.__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([source, str(Path(__file__).parent)])}

@@ -43,6 +43,7 @@ def test_the_first_meta_loss_and_gradient_are_those_of_a_truncation():
     np.testing.assert_allclose(history[0]["gradient_norm"], 0.98 * 2 * 0.01, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mixture_meta_trains_on_families_of_different_shapes():
     """One in two dimensions and one in none; the parts' inner steps and episodes are counted, in all of them."""
     mixture = l2o.Mixture([estimator(bowls, num_tasks=4), estimator(bowl, horizon=8, num_tasks=2)])

@@ -89,6 +89,8 @@ def test_as_built_it_is_steepest_descent():
     np.testing.assert_array_equal(states[-1].memory.matrix, np.eye(NUM))
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_it_can_be_bfgs(x64, monkeypatch):
     """The textbook's update of the inverse Hessian, with unit steps, from rate x I (Nocedal & Wright 2006, 6.17).
 
@@ -123,6 +125,8 @@ def test_as_bfgs_it_solves_ten_dimensional_quadratics():
 
 
 @pytest.mark.parametrize("preset", ["guided", "paper"])
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_the_last_pairs_are_the_whole_memory_until_one_is_dropped(preset):
     gradients = jax.random.normal(KEY, (4, NUM))
     full, few, enough = (drawn(preset=preset, memory_pairs=k) for k in (None, 5, 8))  # 2 heads x 4 steps

@@ -157,6 +157,7 @@ def test_importing_l2o_costs_nothing():
     assert cpu_seconds("import l2o") - cpu_seconds("pass") < 0.05
 
 
+@pytest.mark.slow
 def test_saved_records_are_reported_without_jax(tmp_path):
     task = l2o.FunctionTask(lambda key: jax.random.normal(key, (3,)), lambda x, key: jnp.sum(x**2))
     panels = {"bowl": l2o.Panel(lambda: lambda key: task, 4, 6, "made up")}

@@ -42,6 +42,8 @@ def test_the_meta_loss_is_the_log_and_training_sees_the_loss(experiment):
     )
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_each_tasks_meta_gradient_is_clipped(experiment):
     def gradient(problem, scale):
         def meta_loss(optimizer):

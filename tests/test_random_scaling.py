@@ -66,6 +66,8 @@ def test_only_what_is_asked_for_is_scaled():
     assert set(np.unique(drawn["out"])) == {-1.0, 1.0}
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_a_scaled_task_tells_of_the_original():
     family = l2o.RandomScaling(mlp.family(data="mnist_sample", hidden=(3,)))
     l2o.check_family(family, KEY)

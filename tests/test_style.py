@@ -64,6 +64,8 @@ def test_winograds_convolution_in_single_precision_is_as_near_as_the_definition(
 # ---- the task
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_a_task_between_two_pictures_is_the_familys():
     family = style.family()
     expected = family(KEY)
@@ -104,6 +106,7 @@ def test_what_is_no_picture_is_refused(change, message):
         style.between(arguments.pop("content"), arguments.pop("style"), **arguments)
 
 
+@pytest.mark.slow
 def test_a_crop_is_a_window_of_the_picture_with_its_gradients(tmp_path, monkeypatch):
     monkeypatch.setenv("L2O_DATA", str(tmp_path))
     picture = np.arange(16 * 16 * 3, dtype=np.uint16).reshape(16, 16, 3) % 251

@@ -105,6 +105,8 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(small, tmp_path
     assert scores.shape == (3, search.POPULATION)
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_descent_goes_along_the_slope_of_whole_runs(small, tmp_path):
     search, problem, nets, start, unravel = small
     keys = jax.random.split(jax.random.fold_in(KEY, 0), 2)

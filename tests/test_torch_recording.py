@@ -103,6 +103,8 @@ def test_the_meta_gradient_is_that_of_stored(truncation, x64):
     assert_same(record(pretrained.as_dict(optimizer)), optimizer, truncation)
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_a_shipped_optimizer_in_single_precision(x64):
     """To 1e-5: what the float32 network allows."""
     optimizer = l2o.load("lstm-quadratic")
@@ -225,6 +227,7 @@ def bowl_loop(make_optimizer, seed):
 
 
 @pytest.mark.parametrize("truncation", [None, 5])
+@pytest.mark.slow
 def test_meta_training_on_a_torch_loop_counts_its_runs_and_not_their_steps(truncation):
     estimator = RecordedLoop(bowl_loop, num_tasks=2, truncation=truncation)
     result = l2o.meta_train(tiny_lstm(), estimator, num_steps=3, key=jax.random.key(0))

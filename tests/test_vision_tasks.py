@@ -12,6 +12,8 @@ import l2o
 from l2o.evaluation.suites import paper, transfer, vision
 from l2o.tasks import _images, _layers, _vgg, convnet, mlp, resnet, style
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 
@@ -22,6 +24,8 @@ KEY = jax.random.key(0)
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [7, 8])
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_conv_and_its_derivatives_are_xlas(groups, kernel, stride, side, x64):
     x = jax.random.normal(KEY, (groups, 2, side, side + 2, 3))  # groups, channels, height, width, images
     w = jax.random.normal(jax.random.key(1), (kernel, kernel, 2, 4))
@@ -48,6 +52,8 @@ def test_conv_and_its_derivatives_are_xlas(groups, kernel, stride, side, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), *results)
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_groups_keep_the_order_and_change_no_result(monkeypatch, x64):
     x = jax.random.normal(KEY, (12, 8, 6, 3))  # batch, height, width, channels
     np.testing.assert_array_equal(_layers.ungrouped(_layers.grouped(x)), jnp.moveaxis(x, -1, 1).reshape(12, -1))

@@ -55,6 +55,7 @@ def test_a_comparison_is_loaded_and_told(folder):
     assert json.loads(overall)["adam"] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_report_command_writes_everything(folder, tmp_path):
     python(BLOCKED + "from l2o.cli import main\nmain()", "report", folder, "--output", tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}

@@ -112,6 +112,7 @@ def test_save_then_load_is_the_identity(optimizer, tmp_path):
     np.testing.assert_array_equal(*curves)
 
 
+@pytest.mark.slow
 def test_it_goes_into_an_optax_chain(optimizer):
     """A clip before it: gradients of norm ten are seen as gradients of norm one."""
     params = jnp.zeros(4)
@@ -124,6 +125,7 @@ def test_it_goes_into_an_optax_chain(optimizer):
     assert np.isfinite(curves).all()
 
 
+@pytest.mark.slow
 def test_replaying_blocks_of_coordinates_gives_the_same_meta_gradient(optimizer):
     if not isinstance(optimizer, l2o.AbstractCoordinatewise):
         pytest.skip("couples coordinates")
@@ -141,6 +143,7 @@ def test_replaying_blocks_of_coordinates_gives_the_same_meta_gradient(optimizer)
     assert_trees_close(gradient(l2o.Blocks(5)), stored, rtol=1e-5, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 def test_all_steps_at_once_are_the_steps_one_by_one(optimizer):
     """`run_coordinates`, its derivative by meta-parameters and state included, against `update_coordinates` in a loop."""
     if not isinstance(optimizer, l2o.AbstractCoordinatewise):

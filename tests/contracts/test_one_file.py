@@ -168,6 +168,7 @@ def estimator(request):
     return Evolution(l2o.InnerTraining(valleys, horizon=10, truncation=5), num_tasks=8)
 
 
+@pytest.mark.slow
 def test_meta_training(rule, estimator):
     result = l2o.meta_train(rule, estimator, optax.adam(0.03), num_steps=15, key=KEY)
     assert type(result.optimizer) is type(rule)
@@ -189,6 +190,7 @@ def test_the_form_is_what_it_says_it_is(rule):
 
 
 @pytest.mark.parametrize("name", ["rule", "groups"])
+@pytest.mark.slow
 def test_forms_that_replay_coordinates_take_them(name):
     rule, task = RULES[name](), valleys(KEY)
 
@@ -203,6 +205,8 @@ def test_forms_that_replay_coordinates_take_them(name):
     assert_trees_close(gradient(l2o.Blocks(2)), stored, rtol=1e-4, atol=1e-5 * float(optax.tree.norm(stored)))
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_a_run_that_is_resumed(tmp_path):
     options = {"key": KEY, "folder": tmp_path, "checkpoint_every": 2}
     estimator = Evolution(l2o.InnerTraining(valleys, horizon=4, truncation=2), num_tasks=2)
@@ -224,6 +228,7 @@ def test_save_and_load(rule, tmp_path):
     np.testing.assert_array_equal(*curves)
 
 
+@pytest.mark.slow
 def test_compare(tmp_path):
     panels = {"valleys": l2o.Panel(lambda: valleys, horizon=20, run_to=25, source="this file")}
     options = {"key": KEY, "num_tasks": 4, "tune_tasks": 2, "search": l2o.Search(3), "folder": tmp_path / "it"}
@@ -243,6 +248,8 @@ def test_compare(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "part"), [("rule", None), ("wrapper", None), ("groups", "vectors")])
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_explain(name, part):
     found = l2o.explain(RULES[name](), valleys, horizon=5, key=KEY, part=part, num_tasks=4, num_fitted=4)
     assert found.num_params == (9 if part is None else 3)

@@ -193,6 +193,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_b10_arguments_of_the_wrong_kind_are_named_with_what_to_pass():
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     done = subprocess.run(

@@ -89,6 +89,7 @@ def test_w1_a_fingerprint_sees_all_that_decides(monkeypatch):
     assert fingerprint(uses_a_global) != before
 
 
+@pytest.mark.slow
 def test_w1_a_fingerprint_is_that_of_any_process(tmp_path):
     code = (
         "import jax, optax, l2o\nfrom fakes import bowls, Momentum, tiny_lstm\nfrom l2o.io.fingerprint import fingerprint\n"

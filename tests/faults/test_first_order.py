@@ -22,6 +22,8 @@ from l2o.meta.estimators.bptt import BPTT
 # W5: draws of coordinates
 
 
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_w5_every_truncation_draws_its_own_coordinates():
     """On sum_i i x_i every coordinate has a gradient of its own, so a draw shows in the estimate. Two truncations of an episode
     that are alike in all but their place: if the offsets were one, so were the estimates.
@@ -128,6 +130,7 @@ def test_w7_second_derivatives_that_a_rule_takes_are_right_and_constant(x64):
     np.testing.assert_allclose(gradient.rate, slope * moved / rate, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_w7_the_second_order_is_whole_for_rules_that_take_gradients(x64):
     rule, task = LookingAhead(jnp.asarray(0.3)), regression()
     state = l2o.start(task, rule, KEY)

@@ -11,6 +11,8 @@ from fakes import assert_trees_equal, bowl, tiny_lstm
 import l2o
 from faults.guarded_rules import steps
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 
@@ -61,6 +63,8 @@ def test_b2_no_two_arrays_share_a_buffer(name, jit):
 
 
 @pytest.mark.parametrize("rule", [DESCENT, UPHILL, GROWING], ids=["good", "uphill", "absurd"])
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_b2_params_and_state_may_be_donated(rule):
     loss_fn = lambda p: jnp.sum((p["a"] - 0.3) ** 2) + jnp.sum(p["b"] ** 2)
     make = lambda: {"a": jnp.ones(3), "b": jnp.zeros(3)}
@@ -135,6 +139,8 @@ def test_b4_so_it_may_be_the_guarded_rule(name):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.complex64])
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_b4_lbfgs_is_a_fallback_for_other_dtypes_too(dtype):
     start = jnp.asarray([1.0, -2.0]).astype(dtype)
     target = jnp.asarray([0.5, 0.25]).astype(dtype) * (1 + 1j if dtype == jnp.complex64 else 1)

@@ -19,6 +19,8 @@ from l2o.meta.estimators.pes import PES
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["typed", "old"])
+@pytest.mark.slowest
+@pytest.mark.slow
 def test_b3_keys_of_either_style_give_the_same_numbers(old):
     typed, mine = jax.random.key(3), jax.random.PRNGKey(3) if old else jax.random.key(3)
     rule = Descent(jnp.log(0.05))
