@@ -19,7 +19,8 @@ SHOWN = [
 EXAMPLES = sorted({path for path, _, _ in SHOWN})
 # Not installed with l2o.
 NEEDS = {"with_flax": "flax", "with_lightning": "lightning", "with_torch": "torch", "meta_train_torch": "torch"}
-SLOW = {"explain_adam", "own_function", "meta_train_torch", "with_guarded", "neural_art"}
+SLOW = {"meta_train_torch", "with_guarded", "neural_art"}
+SLOWEST = {"explain_adam", "own_function"}  # a tutorial, and a page of explanations, are made of the like
 OWN_FUNCTION = """
 import runpy
 from l2o.evaluation import analysis
@@ -28,6 +29,10 @@ print("ratio:", analysis.ratio_to_best(comparison.records["mine"], "learned", 10
 """
 ASKED = {"own_function": ["-c", OWN_FUNCTION]}  # a table is for people
 SHORTER = {"meta_train_torch": ["15"]}  # meta-steps; as it stands it takes most of a minute
+
+
+def marks(stem):
+    return [pytest.mark.slow] * (stem in SLOW | SLOWEST) + [pytest.mark.slowest] * (stem in SLOWEST)
 
 
 def test_every_example_is_in_the_readme_or_the_docs():
@@ -41,7 +46,7 @@ def test_pages_show_the_examples_as_they_are():
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, id=path, marks=[pytest.mark.slow] if Path(path).stem in SLOW else []) for path in EXAMPLES],
+    [pytest.param(path, id=path, marks=marks(Path(path).stem)) for path in EXAMPLES],
 )
 def test_example(path):
     needed = NEEDS.get(Path(path).stem)
