@@ -12,6 +12,8 @@ import l2o
 from l2o.optimizers import ntm_bfgs, pretrained
 from l2o.tasks import quadratic
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 NUM = 5
 

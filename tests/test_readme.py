@@ -19,7 +19,6 @@ SHOWN = [
 EXAMPLES = sorted({path for path, _, _ in SHOWN})
 # Not installed with l2o.
 NEEDS = {"with_flax": "flax", "with_lightning": "lightning", "with_torch": "torch", "meta_train_torch": "torch"}
-SLOW = {"meta_train_torch", "with_guarded", "neural_art"}
 SLOWEST = {"explain_adam", "own_function"}  # a tutorial, and a page of explanations, are made of the like
 OWN_FUNCTION = """
 import runpy
@@ -32,7 +31,7 @@ SHORTER = {"meta_train_torch": ["15"]}  # meta-steps; as it stands it takes most
 
 
 def marks(stem):
-    return [pytest.mark.slow] * (stem in SLOW | SLOWEST) + [pytest.mark.slowest] * (stem in SLOWEST)
+    return [pytest.mark.slow] + [pytest.mark.slowest] * (stem in SLOWEST)
 
 
 def test_every_example_is_in_the_readme_or_the_docs():
