@@ -12,7 +12,7 @@ import l2o
 from l2o.optimizers import ntm_bfgs, pretrained
 from l2o.tasks import quadratic
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.slowest]
 
 KEY = jax.random.key(0)
 NUM = 5

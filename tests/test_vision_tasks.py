@@ -12,7 +12,7 @@ import l2o
 from l2o.evaluation.suites import paper, transfer, vision
 from l2o.tasks import _images, _layers, _vgg, convnet, mlp, resnet, style
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.slowest]
 
 KEY = jax.random.key(0)
 

@@ -11,7 +11,7 @@ from fakes import assert_trees_equal, bowl, tiny_lstm
 import l2o
 from faults.guarded_rules import steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.slowest]
 
 KEY = jax.random.key(0)
 
