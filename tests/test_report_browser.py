@@ -107,7 +107,7 @@ def test_what_is_not_finite_comes_last_both_ways(browser, files):
         button = table.locator("th", has_text="mean @ 20").locator("button")
         for _ in range(2):
             button.click()
-            assert table.locator("tbody th").all_inner_texts()[0] == "adam"
+            playwright.expect(table.locator("tbody th").first).to_have_text("adam")
 
 
 def test_a_click_on_the_legend_hides_mean_and_band(browser, files):
