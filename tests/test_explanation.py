@@ -17,7 +17,7 @@ from l2o import report
 from l2o.evaluation import followed, surrogates
 from l2o.tasks import quadratic
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.slowest]
 
 HORIZON = 40
 

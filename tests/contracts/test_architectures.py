@@ -93,6 +93,7 @@ def test_side_by_side_is_one_by_one(optimizer, params):
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_a_short_meta_training_makes_it_better_and_the_loss_fall(optimizer):
     problem = l2o.InnerTraining(bowls, horizon=20, truncation=10)
     estimator = BPTT(problem, num_tasks=8)
