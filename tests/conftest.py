@@ -1,6 +1,7 @@
 """Strict modes. (Do not import l2o here: it would escape the run-time type checking that pytest turns on later.)"""
 
 import atexit
+import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -61,3 +62,17 @@ def x64():
     """Double precision, where two routes to one number agree to many digits or not at all."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def places(monkeypatch, tmp_path):
+    """Empty places to look in, and no way out to the network."""
+    from l2o.io.data._sources import SOURCES
+
+    monkeypatch.setenv("L2O_DATA", str(tmp_path / "user"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name, source in SOURCES.items():
+        offline = dataclasses.replace(source, url="http://127.0.0.1:9/", system_folder=tmp_path / "system")
+        monkeypatch.setitem(SOURCES, name, offline)
+    return tmp_path

@@ -3,44 +3,17 @@
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from data_files import images, save_npz
 
 import l2o
 from l2o.io.data._formats import read_npz
 from l2o.io.data._sources import SOURCES
 
-
-@pytest.fixture(autouse=True)
-def places(monkeypatch, tmp_path):
-    """Empty places to look in, and no way out to the network."""
-    monkeypatch.setenv("L2O_DATA", str(tmp_path / "user"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name, source in SOURCES.items():
-        offline = replace(source, url="http://127.0.0.1:9/", system_folder=tmp_path / "system")
-        monkeypatch.setitem(SOURCES, name, offline)
-    return tmp_path
-
-
-def images(seed, *, num_train=6, num_test=3):
-    """A data set of noise, as in an npz file."""
-    rng = np.random.default_rng(seed)
-    return {
-        "x_train": rng.integers(0, 256, (num_train, 4, 5), dtype=np.uint8),
-        "y_train": rng.integers(0, 10, num_train, dtype=np.uint8),
-        "x_test": rng.integers(0, 256, (num_test, 4, 5), dtype=np.uint8),
-        "y_test": rng.integers(0, 10, num_test, dtype=np.uint8),
-    }
-
-
-def save_npz(path, **arrays):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **arrays)
-    return path
+pytestmark = pytest.mark.usefixtures("places")
 
 
 @pytest.mark.parametrize("name", l2o.data.names())

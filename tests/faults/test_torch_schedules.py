@@ -1,14 +1,11 @@
 """PyTorch: schedules, scalers and parameters that join later, as its own tools have them."""
 
-import io
-
 import pytest
-from fakes import tiny_lstm
 from torch_nets import parameter
 
-from l2o.optimizers import pretrained
-
 torch = pytest.importorskip("torch")
+
+from torch_runs import assert_equal, bowl, through_a_file, zeros  # noqa: E402 (after the check that there is one)
 
 from l2o.torch import LearnedOptimizer  # noqa: E402
 
@@ -16,38 +13,6 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*was meta-trained on gradients"),  # these tests' are of any size
 ]
-
-
-@pytest.fixture
-def weights():
-    return pretrained.as_dict(tiny_lstm())
-
-
-def zeros(*shapes, **options):
-    return [torch.nn.Parameter(torch.zeros(shape, **options)) for shape in shapes]
-
-
-def bowl(optimizer, num_steps=1):
-    """Steps on sum |p - 1|^2 of all parameters; where they end."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    for _ in range(num_steps):
-        optimizer.zero_grad()
-        sum((p - 1).abs().square().sum() for p in params).backward()
-        optimizer.step()
-    return [p.detach().clone() for p in params]
-
-
-def through_a_file(saved):
-    """By torch's defaults."""
-    file = io.BytesIO()
-    torch.save(saved, file)
-    file.seek(0)
-    return torch.load(file)
-
-
-def assert_equal(some, others):
-    assert len(some) == len(others)
-    assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
 
 
 # What PyTorch's own tools do with it.

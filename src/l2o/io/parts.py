@@ -238,7 +238,7 @@ def _object(thing, path):
         raise Unfingerprintable(f"{path} is a {_named(cls)}, which is another one after every use.")
     try:  # fails where there is state that is no attribute
         told = thing.__reduce_ex__(2)
-    except Exception:
+    except Exception:  # whatever a class of the user raises in there
         raise Unfingerprintable(f"{path} is a {_named(cls)}.") from None
     if cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__:
         # It says itself what it is made of. What comes as iterators are items of a list, and of a mapping.
