@@ -1,12 +1,16 @@
 """Comparisons made by hand, whose verdicts can be derived on paper."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from fakes import bowl
 
+import l2o
 from l2o import Panel
 from l2o.core.curves import Curves
 from l2o.evaluation.costs import MetaTraining, StepCost
 from l2o.evaluation.records import Comparison, Record
-from l2o.evaluation.tuning import Trial, Tuned
+from l2o.evaluation.tuning import Search, Trial, Tuned
 
 RATES = np.geomspace(1e-3, 1.0, 4)
 
@@ -96,3 +100,19 @@ def awkward():
     }
     left_out = {p: {"lbfgs": "needs a deterministic loss"} for p in records}
     return comparison(records, left_out=left_out)
+
+
+SMALL = {"key": jax.random.key(0), "num_tasks": 3, "tune_tasks": 2, "search": Search(5), "measure_costs": False}
+
+
+def noisy(key):
+    """Minibatches: the loss depends on its key."""
+    return l2o.FunctionTask(
+        lambda key: jax.random.normal(key, (2,)), lambda x, key: jnp.sum(x**2) + jax.random.uniform(key)
+    )
+
+
+PANELS = {
+    "bowl": l2o.Panel(lambda: bowl, 6, 9, "x^2"),
+    "noisy/bowl": l2o.Panel(lambda: noisy, 6, 6, "x^2 and noise", window=2),
+}

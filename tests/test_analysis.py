@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from comparisons import PANELS, SMALL
 from fakes import Descent, bowl, bowls
 
 import l2o
@@ -14,23 +15,8 @@ from l2o.core.curves import Curves
 from l2o.evaluation import analysis, comparison, costs, timing
 from l2o.evaluation.costs import MetaTraining, StepCost
 from l2o.evaluation.records import Comparison, Record
-from l2o.evaluation.tuning import Search
 
 KEY = jax.random.key(0)
-SMALL = {"key": KEY, "num_tasks": 3, "tune_tasks": 2, "search": Search(5), "measure_costs": False}
-
-
-def noisy(key):
-    """Minibatches: the loss depends on its key."""
-    return l2o.FunctionTask(
-        lambda key: jax.random.normal(key, (2,)), lambda x, key: jnp.sum(x**2) + jax.random.uniform(key)
-    )
-
-
-PANELS = {
-    "bowl": l2o.Panel(lambda: bowl, 6, 9, "x^2"),
-    "noisy/bowl": l2o.Panel(lambda: noisy, 6, 6, "x^2 and noise", window=2),
-}
 
 
 @pytest.fixture(scope="module")

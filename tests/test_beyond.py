@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from fakes import Descent, Momentum, Normalised, assert_trees_close, assert_trees_equal, bowl, bowls, tiny_lstm
+from unrolls import run
 
 import l2o
 from l2o.core import horizons
@@ -21,17 +22,6 @@ HOWS = ("hold", "anneal", "fallback")
 
 def descent(rate=0.1):
     return Descent(jnp.asarray(math.log(rate)))
-
-
-def run(optimizer, num, params=None, gradient=lambda p, t: 2 * p):
-    """The params after every step, on |x|² unless told otherwise."""
-    params = jnp.asarray([1.0, -2.0]) if params is None else params
-    state, path = optimizer.init(params), [params]
-    for t in range(num):
-        updates, state = optimizer.update(gradient(params, t), state, params)
-        params = optax.apply_updates(params, updates)
-        path.append(params)
-    return jnp.stack(path)
 
 
 @pytest.mark.parametrize("how", HOWS)

@@ -6,25 +6,14 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from fakes import assert_trees_equal, bowls, tiny_lstm
+from unrolls import run
 
 import l2o
 from l2o.optimizers.wrappers.beyond import horizon_of
 
 HOWS = ("hold", "anneal", "fallback")
-
-
-def run(optimizer, num, params=None, gradient=lambda p, t: 2 * p):
-    """The params after every step, on |x|² unless told otherwise."""
-    params = jnp.asarray([1.0, -2.0]) if params is None else params
-    state, path = optimizer.init(params), [params]
-    for t in range(num):
-        updates, state = optimizer.update(gradient(params, t), state, params)
-        params = optax.apply_updates(params, updates)
-        path.append(params)
-    return jnp.stack(path)
 
 
 @pytest.mark.parametrize("how", HOWS)

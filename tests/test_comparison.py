@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from comparisons import PANELS, SMALL, noisy
 from fakes import Descent, bowl, tiny_lstm
 
 import l2o
@@ -24,20 +25,6 @@ from l2o.evaluation.tuning import Search
 from l2o.optimizers import pretrained
 
 KEY = jax.random.key(0)
-SMALL = {"key": KEY, "num_tasks": 3, "tune_tasks": 2, "search": Search(5), "measure_costs": False}
-
-
-def noisy(key):
-    """Minibatches: the loss depends on its key."""
-    return l2o.FunctionTask(
-        lambda key: jax.random.normal(key, (2,)), lambda x, key: jnp.sum(x**2) + jax.random.uniform(key)
-    )
-
-
-PANELS = {
-    "bowl": l2o.Panel(lambda: bowl, 6, 9, "x^2"),
-    "noisy/bowl": l2o.Panel(lambda: noisy, 6, 6, "x^2 and noise", window=2),
-}
 
 
 def numbers(result):

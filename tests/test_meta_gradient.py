@@ -5,21 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import Momentum, Normalised, assert_trees_close, regression, tiny_lstm
+from fakes import assert_trees_close, regression
 from jax.flatten_util import ravel_pytree
-from unrolls import LENGTH, meta_gradient, objective, obvious
+from unrolls import LENGTH, meta_gradient, objective, obvious, rule
 
 import l2o
 
 KEY = jax.random.key(0)
-
-
-def rule(name):
-    if name == "lstm":
-        return tiny_lstm()
-    if name == "normalised":
-        return Normalised(jnp.asarray(0.1))
-    return Momentum(jnp.asarray(0.1), jnp.asarray(0.7))
 
 
 @pytest.mark.parametrize("form", [l2o.Stored(), l2o.Blocks(5)], ids=str)

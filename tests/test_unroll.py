@@ -5,20 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fakes import Descent, Momentum, Normalised, assert_trees_close, bowl, regression, tiny_lstm
-from unrolls import obvious
+from fakes import Descent, assert_trees_close, bowl, regression
+from unrolls import obvious, rule
 
 import l2o
 
 KEY = jax.random.key(0)
-
-
-def rule(name):
-    if name == "lstm":
-        return tiny_lstm()
-    if name == "normalised":
-        return Normalised(jnp.asarray(0.1))
-    return Momentum(jnp.asarray(0.1), jnp.asarray(0.7))
 
 
 def test_unroll_of_gradient_descent_on_x_squared_is_a_geometric_series():

@@ -3,7 +3,8 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from fakes import regression
+import optax
+from fakes import Momentum, Normalised, regression, tiny_lstm
 
 import l2o
 
@@ -49,3 +50,22 @@ def meta_gradient(loop, optimizer, weights=None, batch_size=4, **options):
     opt_state = jax.tree.map(lambda x: x + 0.1, state.opt_state)
     grad = eqx.filter_jit(eqx.filter_grad(objective(loop, weights, length=LENGTH, **options)))
     return grad((optimizer, state.params, opt_state), task, state.step, KEY)
+
+
+def rule(name):
+    if name == "lstm":
+        return tiny_lstm()
+    if name == "normalised":
+        return Normalised(jnp.asarray(0.1))
+    return Momentum(jnp.asarray(0.1), jnp.asarray(0.7))
+
+
+def run(optimizer, num, params=None, gradient=lambda p, t: 2 * p):
+    """The params after every step, on |x|² unless told otherwise."""
+    params = jnp.asarray([1.0, -2.0]) if params is None else params
+    state, path = optimizer.init(params), [params]
+    for t in range(num):
+        updates, state = optimizer.update(gradient(params, t), state, params)
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+    return jnp.stack(path)

@@ -1,8 +1,11 @@
 """Rules to be guarded, and a loop that takes their steps."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+
+import l2o
 
 
 def steps(optimizer, loss_fn, params, num, *, donate=False, told=("value", "value_fn"), after=lambda updates: updates):
@@ -21,3 +24,20 @@ def steps(optimizer, loss_fn, params, num, *, donate=False, told=("value", "valu
     for _ in range(num):
         found.append(step(*found[-1]))
     return found
+
+
+class Rule(l2o.AbstractLearnedOptimizer):
+    """u = rule(x, g, step), leaf by leaf."""
+
+    rule: object = eqx.field(static=True)
+
+    def init(self, params):
+        return jnp.zeros((), jnp.int32)
+
+    def update(self, updates, state, params=None, **extra):
+        return jax.tree.map(lambda p, g: self.rule(p, g, state).astype(p.dtype), params, updates), state + 1
+
+
+GROWING = Rule(lambda x, g, step: 500 * (1 + jnp.abs(x)))
+UPHILL = Rule(lambda x, g, step: 0.1 * g)
+DESCENT = Rule(lambda x, g, step: -0.1 * g)

@@ -2,10 +2,16 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from comparisons import decay
+from fakes import Momentum, bowls
 
+import l2o
 from l2o.io.names import file_name
+from l2o.meta.estimators.bptt import BPTT
 
 
 def hostile(folder, panel, optimizer, *, links=False):
@@ -27,3 +33,15 @@ def hostile(folder, panel, optimizer, *, links=False):
     cell.parent.mkdir(parents=True, exist_ok=True)
     np.savez(cell, losses=losses, learned=True, seconds=1.0, fingerprint="f")
     return folder
+
+
+def train(folder, *, num_steps=4, resume=False, **changes):
+    options = {
+        "optimizer": Momentum(jnp.asarray(0.01), jnp.asarray(0.5)),
+        "estimator": BPTT(l2o.InnerTraining(bowls, horizon=2, truncation=2), num_tasks=2),
+        "outer_opt": optax.adam(1e-3),
+        "key": jax.random.key(0),
+        "devices": jax.local_devices()[:1],
+        "checkpoint_every": 2,
+    } | changes
+    return l2o.meta_train(num_steps=num_steps, folder=folder, resume=resume, **options)

@@ -14,33 +14,12 @@ from fakes import tiny_lstm
 from typer.testing import CliRunner
 
 import l2o
+from faults.weight_files import RECIPE, rewritten
 from l2o.cli import _explain
 from l2o.cli._app import app
 from l2o.core import plugins
 from l2o.io import hub
 from l2o.optimizers import pretrained
-
-RECIPE = {"task": "quadratic", "task_arguments": {"dim": 3}, "horizon": 4}
-
-
-@pytest.fixture
-def saved(tmp_path):
-    path = tmp_path / "tiny.safetensors"
-    pretrained.save(path, tiny_lstm(), recipe=RECIPE)
-    return path
-
-
-def rewritten(path, arrays=None, **header):
-    """The file with some of its arrays, and header fields, replaced; None: left out."""
-    with safetensors.safe_open(str(path), framework="numpy") as file:
-        fields = {
-            **file.metadata(),
-            **{k: v if v is None or isinstance(v, str) else json.dumps(v) for k, v in header.items()},
-        }
-    found = {**safetensors.numpy.load_file(path), **(arrays or {})}
-    found = {name: array for name, array in found.items() if array is not None}
-    safetensors.numpy.save_file(found, path, {k: v for k, v in fields.items() if v is not None})
-    return path
 
 
 def with_recipe(path, **recipe):

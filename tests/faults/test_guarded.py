@@ -1,6 +1,5 @@
 """The guard holds: losses of any scale, params of any dtype, and a way back that is exact."""
 
-import equinox as eqx
 import hostile
 import jax
 import jax.numpy as jnp
@@ -10,25 +9,8 @@ import pytest
 from fakes import assert_trees_equal
 
 import l2o
-from faults.guarded_rules import steps
+from faults.guarded_rules import DESCENT, GROWING, UPHILL, Rule, steps
 from l2o.optimizers.wrappers.guarded import Reason
-
-
-class Rule(l2o.AbstractLearnedOptimizer):
-    """u = rule(x, g, step), leaf by leaf."""
-
-    rule: object = eqx.field(static=True)
-
-    def init(self, params):
-        return jnp.zeros((), jnp.int32)
-
-    def update(self, updates, state, params=None, **extra):
-        return jax.tree.map(lambda p, g: self.rule(p, g, state).astype(p.dtype), params, updates), state + 1
-
-
-GROWING = Rule(lambda x, g, step: 500 * (1 + jnp.abs(x)))
-UPHILL = Rule(lambda x, g, step: 0.1 * g)
-DESCENT = Rule(lambda x, g, step: -0.1 * g)
 
 
 def hill(x):

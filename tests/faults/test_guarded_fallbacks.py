@@ -9,28 +9,11 @@ import pytest
 from fakes import assert_trees_equal, bowl, tiny_lstm
 
 import l2o
-from faults.guarded_rules import steps
+from faults.guarded_rules import DESCENT, GROWING, UPHILL, steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.slowest]
 
 KEY = jax.random.key(0)
-
-
-class Rule(l2o.AbstractLearnedOptimizer):
-    """u = rule(x, g, step), leaf by leaf."""
-
-    rule: object = eqx.field(static=True)
-
-    def init(self, params):
-        return jnp.zeros((), jnp.int32)
-
-    def update(self, updates, state, params=None, **extra):
-        return jax.tree.map(lambda p, g: self.rule(p, g, state).astype(p.dtype), params, updates), state + 1
-
-
-GROWING = Rule(lambda x, g, step: 500 * (1 + jnp.abs(x)))
-UPHILL = Rule(lambda x, g, step: 0.1 * g)
-DESCENT = Rule(lambda x, g, step: -0.1 * g)
 
 
 TREES = {

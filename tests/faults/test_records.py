@@ -9,21 +9,19 @@ import sys
 import threading
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from comparisons import decay
-from fakes import Momentum, bowl, bowls
+from fakes import bowl
 
 import l2o
-from faults.run_folders import hostile
+from faults.run_folders import hostile, train
 from l2o import report
 from l2o.evaluation import comparison
 from l2o.evaluation import records as results
 from l2o.evaluation.tuning import Search
 from l2o.io import files
-from l2o.meta.estimators.bptt import BPTT
 
 KEY = jax.random.key(0)
 PANEL = l2o.Panel(lambda: bowl, 3, 4, "x^2")
@@ -204,18 +202,3 @@ def test_b8_an_event_file_ends_with_a_whole_record(tmp_path, monkeypatch):
         events.add([event_files.scalar("a", 2.0, 2)])
     monkeypatch.undo()
     assert events.path.read_bytes() == before
-
-
-# What is resumed is what was started
-
-
-def train(folder, *, num_steps=4, resume=False, **changes):
-    options = {
-        "optimizer": Momentum(jnp.asarray(0.01), jnp.asarray(0.5)),
-        "estimator": BPTT(l2o.InnerTraining(bowls, horizon=2, truncation=2), num_tasks=2),
-        "outer_opt": optax.adam(1e-3),
-        "key": KEY,
-        "devices": jax.local_devices()[:1],
-        "checkpoint_every": 2,
-    } | changes
-    return l2o.meta_train(num_steps=num_steps, folder=folder, resume=resume, **options)

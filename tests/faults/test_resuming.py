@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from fakes import Descent, Momentum, bowl, bowls, tiny_lstm
+from fakes import Descent, Momentum, bowl, tiny_lstm
 
 import l2o
-from faults.run_folders import hostile
+from faults.run_folders import hostile, train
 from l2o.evaluation import comparison
 from l2o.evaluation import records as results
 from l2o.evaluation.tuning import Search
@@ -107,18 +107,6 @@ def test_b8_metrics_that_do_not_reach_the_checkpoint_are_named(tmp_path):
 
 
 # What is resumed is what was started
-
-
-def train(folder, *, num_steps=4, resume=False, **changes):
-    options = {
-        "optimizer": Momentum(jnp.asarray(0.01), jnp.asarray(0.5)),
-        "estimator": BPTT(l2o.InnerTraining(bowls, horizon=2, truncation=2), num_tasks=2),
-        "outer_opt": optax.adam(1e-3),
-        "key": KEY,
-        "devices": jax.local_devices()[:1],
-        "checkpoint_every": 2,
-    } | changes
-    return l2o.meta_train(num_steps=num_steps, folder=folder, resume=resume, **options)
 
 
 def shifted(by):

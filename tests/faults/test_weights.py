@@ -1,19 +1,17 @@
 """Weights and states are checked once, at the door, and nothing of a file steers the terminal."""
 
 import inspect
-import json
 import re
 import zipfile
 
 import jax
 import numpy as np
 import pytest
-import safetensors
-import safetensors.numpy
 from fakes import tiny_lstm
 from typer.testing import CliRunner
 
 import l2o
+from faults.weight_files import rewritten
 from l2o.cli import _explain, _stylize
 from l2o.cli._app import app
 from l2o.core import plugins
@@ -21,29 +19,6 @@ from l2o.evaluation import contenders
 from l2o.io import contents as _contents
 from l2o.io import door as _door
 from l2o.optimizers import pretrained, states
-
-RECIPE = {"task": "quadratic", "task_arguments": {"dim": 3}, "horizon": 4}
-
-
-@pytest.fixture
-def saved(tmp_path):
-    path = tmp_path / "tiny.safetensors"
-    pretrained.save(path, tiny_lstm(), recipe=RECIPE)
-    return path
-
-
-def rewritten(path, arrays=None, **header):
-    """The file with some of its arrays, and header fields, replaced; None: left out."""
-    with safetensors.safe_open(str(path), framework="numpy") as file:
-        fields = {
-            **file.metadata(),
-            **{k: v if v is None or isinstance(v, str) else json.dumps(v) for k, v in header.items()},
-        }
-    found = {**safetensors.numpy.load_file(path), **(arrays or {})}
-    found = {name: array for name, array in found.items() if array is not None}
-    safetensors.numpy.save_file(found, path, {k: v for k, v in fields.items() if v is not None})
-    return path
-
 
 # ---- S3: one schema check at the door
 
