@@ -27,6 +27,7 @@ from .meta.validation import Validation
 from .optimizers import baselines as baselines
 from .optimizers import pretrained as pretrained
 from .optimizers.lstm import LSTM
+from .optimizers.momentum import Momentum
 from .optimizers.ntm_bfgs import NTMBFGS
 from .optimizers.pretrained import load, save
 from .optimizers.wrappers.beyond import Beyond, CoordinatewiseBeyond, beyond
@@ -67,6 +68,7 @@ __all__ = [
     "MetaTrained",
     "MetaTraining",
     "Mixture",
+    "Momentum",
     "Panel",
     "Partitioned",
     "RandomScaling",

@@ -15,11 +15,20 @@ from l2o.meta.estimators.bptt import BPTT
 KEY = jax.random.key(0)
 
 
+# A rate to start from, for a rule whose default is for larger problems.
+STARTS = {"momentum": {"rate": 0.02}}
 # Of those that have more than one form.
-OTHERS = [("lstm", {"num_global": 5}), ("ntm_bfgs", {"memory_pairs": 5}), ("ntm_bfgs", {"preset": "paper"})]
+OTHERS = [
+    ("lstm", {"num_global": 5}),
+    ("momentum", {"rate": 0.02, "preset": "nag", "rate_curve": [0.0, 0.0], "b1_curve": [0.0]}),
+    ("momentum", {"rate": 0.02, "learn_power": True, "decay": "cosine", "least": 0.1}),
+    ("ntm_bfgs", {"memory_pairs": 5}),
+    ("ntm_bfgs", {"preset": "paper"}),
+]
+EACH = [(name, STARTS.get(name, {})) for name in plugins.names("optimizers")]
 
 
-@pytest.fixture(params=[*((name, {}) for name in plugins.names("optimizers")), *OTHERS], ids=str, scope="module")
+@pytest.fixture(params=[*EACH, *OTHERS], ids=str, scope="module")
 def optimizer(request):
     name, arguments = request.param
     return plugins.get("optimizers", name).build(KEY, **arguments)

@@ -5,7 +5,7 @@ in `Header`, a new wrapper an entry in `WRAPPERS`, and a new architecture one in
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -31,6 +31,7 @@ _Magnitude = Annotated[float, Meta(ge=0, le=1e39)]
 _Amount = Annotated[float, Meta(ge=0, le=1e18)]
 _Steps = Annotated[int, Meta(ge=1, le=10**9)]
 _Text = Annotated[str, Meta(max_length=1000)]
+_Knots = Annotated[list[float], Meta(max_length=100)]  # of a curve whose values are an array: only their number is used
 _Quantiles = tuple[_Magnitude, _Magnitude, _Magnitude]
 
 Shape = tuple[int, ...]
@@ -178,6 +179,28 @@ class _NTMBFGS(msgspec.Struct, forbid_unknown_fields=True):
         yield ".bias", (outputs,)
 
 
+class _Momentum(msgspec.Struct, forbid_unknown_fields=True):
+    horizon: _Steps
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    rate_curve: _Knots = []
+    b1_curve: _Knots = []
+    power: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    learn_power: bool = False
+    nesterov: bool = True
+    bias_correction: bool = True
+
+    def shapes(self) -> Iterator[tuple[str, Shape]]:
+        scalars = ["log_rate", "log_warmup", "logit_least", "logit_b1"]
+        if self.learn_power or self.power > 0:
+            scalars += ["logit_b2", "log_eps"]
+        if self.learn_power:
+            scalars += ["logit_power"]
+        yield from ((f".{name}", ()) for name in scalars)
+        for name, curve in ((".rate_curve", self.rate_curve), (".b1_curve", self.b1_curve)):
+            if curve:
+                yield name, (len(curve),)
+
+
 class _Own(msgspec.Struct):
     """Of a class that a file cannot make. Further fields are its constants, for whoever loads it to compare."""
 
@@ -201,7 +224,7 @@ class _Architecture(Protocol):
 
 
 # By module of `l2o.optimizers`: its classes' arguments, with their defaults. (A test compares.)
-ARCHITECTURES: dict[str, type[_Architecture]] = {"lstm": _LSTM, "ntm_bfgs": _NTMBFGS}
+ARCHITECTURES: dict[str, type[_Architecture]] = {"lstm": _LSTM, "momentum": _Momentum, "ntm_bfgs": _NTMBFGS}
 
 
 def _check_global(arguments):

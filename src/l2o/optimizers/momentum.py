@@ -1,0 +1,293 @@
+r"""Momentum over a power of the mean square, with a learned schedule: a rule of a few learned constants, at Adam's price.
+
+SGD, Nesterov's momentum, RMSprop, Adam and NAdam are points of it, with constant, linear or cosine decay (`PRESETS`). Per
+parameter, with $t$ counted from 0 and every operation elementwise:
+
+$$m_t = \beta_1 m_{t-1} + (1 - \beta_1)\, g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2)\, g_t^2, \qquad
+u_t = -a_t\, \frac{\bar m_t}{\hat v_t^{\,p} + \epsilon}$$
+
+* $\bar m_t = \beta_1 \hat m_t + (1 - \beta_1)\, \hat g_t$ is where $m$ will be if the next gradient is like this one (Nesterov
+  1983, Dozat 2016), or without `nesterov` $\hat m_t$. With `bias_correction`, hats divide by $1 - \prod_{s \le t} \beta$ (for
+  the $\hat m_t$ in Nesterov's $\bar m_t$ one step further), as optax's NAdam does; without, they change nothing.
+* $p$ is the `power`: 0 is SGD with momentum, which needs no $v$; 1/2 is Adam; what is best is often between the two.
+* The rate runs through a warm-up, a decay and a curve of its own over the horizon $T$, and stays where it is after that. With
+  $x = t / T$,
+
+$$a_t = a \cdot \min\left(1, \frac{t + 1}{w T}\right) \cdot \big[\alpha + (1 - \alpha)\, d(x)\big] \cdot e^{\kappa(x)}, \qquad
+d(x) = 1,\ 1 - x\ \text{or}\ \tfrac12 (1 + \cos \pi x)$$
+
+  where $\kappa$ is linear between 0 at the start and the learned `rate_curve` at equal distances after it. $\beta_1$ may move
+  over the run in the same way, by `b1_curve` on its logit.
+
+What is learned are free numbers: logarithms of $a$, $w$ and $\epsilon$, logits of $\alpha$, $\beta_1$, $\beta_2$ and $p$. So any
+of `l2o.search`, BPTT, PES and the gradient through whole runs (`l2o.SecondOrder`) may move them freely.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from l2o.core import coordinates
+from l2o.core.checks import count, flags, kind, not_negative, positive, real
+from l2o.core.optimizer import AbstractLearnedOptimizer
+
+DECAYS = ("constant", "linear", "cosine")
+
+# Rules that everyone knows as points of this one; rates and schedules are the caller's. NAG's rate is divided by 1 - b1 in
+# it, since its momentum is a sum, not a mean. RMSprop has its `eps` outside of the root.
+PRESETS: dict[str, dict[str, Any]] = {
+    "sgd": {"b1": 0.0, "power": 0.0, "bias_correction": False, "nesterov": False},
+    "momentum": {"b1": 0.9, "power": 0.0, "bias_correction": False, "nesterov": False},
+    "nag": {"b1": 0.9, "power": 0.0, "bias_correction": False},
+    "rmsprop": {"b1": 0.0, "b2": 0.9, "bias_correction": False, "nesterov": False},
+    "adam": {"nesterov": False},
+    "nadam": {},
+}
+
+_OFF = -1e4  # a logarithm or logit of what is zero: finite, as weights files want it, and zero in every precision
+
+
+class MomentumState(NamedTuple):
+    """Of all params; `m` and `v` have their structure, with `None` for leaves that are no floating or complex arrays."""
+
+    step: Int[Array, ""]
+    decayed1: Float[Array, ""]  # the product of all b1 so far
+    decayed2: Float[Array, ""]  # of all b2
+    m: PyTree
+    v: PyTree | None  # None where the power is 0
+
+
+class Momentum(AbstractLearnedOptimizer):
+    r"""The rule of this module; equations in its docstring. State: two floats a parameter, one where `power` is fixed at 0.
+
+    ```python
+    rule = l2o.Momentum(150, rate=0.01, decay="linear", least=0.03, learn_power=True)
+    ```
+
+    **Arguments:**
+
+    - `horizon`: $T$, the steps that a run takes.
+    - `rate`: $a$. `warmup`: $w$, the share of the horizon in which the rate rises; 0: none. `decay`: $d$. `least`: $\alpha$.
+    - `rate_curve`: $\kappa$ at $T/K, 2T/K \dots T$. Empty: none is learned.
+    - `b1`, `b2`, `eps`: $\beta_1$, $\beta_2$, $\epsilon$. `b1_curve`: as `rate_curve`, added to the logit of $\beta_1$.
+    - `power`: $p$, from 0 to 1. It stays what it is unless `learn_power`: powers 0, 1/4 and 1/2 cost no more than Adam, any
+        other takes a logarithm and an exponential for each parameter.
+    - `nesterov`, `bias_correction`: as in the equations.
+
+    **Raises:** `ValueError` for a `horizon` that is no positive whole number, a rate or `eps` that is negative or not finite,
+    shares outside of 0 to 1, and a decay that does not exist.
+    """
+
+    log_rate: Float[Array, ""]
+    log_warmup: Float[Array, ""]
+    logit_least: Float[Array, ""]
+    rate_curve: Float[Array, " knots"] | None
+    logit_b1: Float[Array, ""]
+    b1_curve: Float[Array, " knots"] | None
+    logit_b2: Float[Array, ""] | None
+    log_eps: Float[Array, ""] | None
+    logit_power: Float[Array, ""] | None
+    horizon: int = eqx.field(static=True)
+    decay: str = eqx.field(static=True)
+    fixed_power: float | None = eqx.field(static=True)
+    nesterov: bool = eqx.field(static=True)
+    bias_correction: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        horizon: int,
+        *,
+        rate: float = 1e-3,
+        warmup: float = 0.0,
+        decay: str = "constant",
+        least: float = 0.0,
+        rate_curve: Sequence[float] = (),
+        b1: float = 0.9,
+        b1_curve: Sequence[float] = (),
+        b2: float = 0.999,
+        eps: float = 1e-8,
+        power: float = 0.5,
+        learn_power: bool = False,
+        nesterov: bool = True,
+        bias_correction: bool = True,
+    ):
+        flags(learn_power=learn_power, nesterov=nesterov, bias_correction=bias_correction)
+        if decay not in DECAYS:
+            raise ValueError(f"`decay` must be one of {', '.join(DECAYS)}, got {decay!r}.")
+        shares = {"warmup": warmup, "least": least, "b1": b1, "b2": b2, "power": power}
+        for name, value in shares.items():
+            if not 0 <= real(name, value) <= 1:
+                raise ValueError(f"`{name}` must be from 0 to 1, got {value}.")
+        for name, value in (("b1", b1), ("b2", b2)):
+            if value == 1:
+                raise ValueError(f"`{name}` must be below 1, got {value}: the average would never move.")
+        self.horizon = count("horizon", horizon)
+        self.decay = decay
+        self.fixed_power = None if learn_power else float(power)
+        self.nesterov = nesterov
+        self.bias_correction = bias_correction
+        squared = learn_power or power > 0
+        self.log_rate = _log(positive("rate", rate))
+        self.log_warmup = _log(warmup)
+        self.logit_least = _logit(least)
+        self.rate_curve = _curve("rate_curve", rate_curve)
+        self.logit_b1 = _logit(b1)
+        self.b1_curve = _curve("b1_curve", b1_curve)
+        self.logit_b2 = _logit(b2) if squared else None
+        self.log_eps = _log(not_negative("eps", eps)) if squared else None
+        self.logit_power = _logit(power) if learn_power else None
+
+    @property
+    def power(self) -> float | Float[Array, ""]:
+        """$p$: a number where it is fixed, an array where it is learned."""
+        return jax.nn.sigmoid(self.logit_power) if self.fixed_power is None else self.fixed_power
+
+    def rates(self, step: Int[Array, "*steps"] | int) -> Float[Array, "*steps"]:
+        r"""$a_t$ at these steps, from 0."""
+        t = jnp.asarray(step, self.log_rate.dtype)
+        x = jnp.minimum(1.0, t / self.horizon)
+        # In logarithms, so that no warm-up, of length zero, has no derivative rather than an infinite one.
+        warm = jnp.exp(jnp.minimum(0.0, jnp.log((t + 1) / self.horizon) - self.log_warmup))
+        least = jax.nn.sigmoid(self.logit_least)
+        shape = {"constant": jnp.ones_like(x), "linear": 1 - x, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * x))}[self.decay]
+        return jnp.exp(self.log_rate + _along(self.rate_curve, x)) * warm * (least + (1 - least) * shape)
+
+    def b1s(self, step: Int[Array, "*steps"] | int) -> Float[Array, "*steps"]:
+        r"""$\beta_1$ at these steps, from 0."""
+        x = jnp.minimum(1.0, jnp.asarray(step, self.logit_b1.dtype) / self.horizon)
+        return jax.nn.sigmoid(self.logit_b1 + _along(self.b1_curve, x))
+
+    def to_spec(self):
+        arguments = {
+            "horizon": self.horizon,
+            "decay": self.decay,
+            "rate_curve": _zeros(self.rate_curve),
+            "b1_curve": _zeros(self.b1_curve),
+            "power": 0.5 if self.fixed_power is None else self.fixed_power,
+            "learn_power": self.fixed_power is None,
+            "nesterov": self.nesterov,
+            "bias_correction": self.bias_correction,
+        }
+        return {"architecture": "momentum", "arguments": arguments}
+
+    def init(self, params):
+        coordinates.check(params)
+        zeros = lambda: jax.tree.map(lambda p: jnp.zeros_like(p) if _moves(p) else None, params)
+        one = jnp.ones((), self.log_rate.dtype)
+        return MomentumState(
+            jnp.zeros((), jnp.int32), one, jnp.copy(one), zeros(), None if self.fixed_power == 0 else zeros()
+        )
+
+    def update(self, updates, state, params=None, **extra):
+        gradients, _, rebuild = coordinates.align(updates, params)
+        b1, ahead_b1 = self.b1s(state.step), self.b1s(state.step + 1)
+        decayed1, decayed2 = state.decayed1 * b1, state.decayed2
+        m, treedef = jax.tree.flatten(state.m)
+        m = [_averaged(a, g, b1) for a, g in zip(m, gradients, strict=True)]
+        # Factors of scalars are worked out first, so that each parameter costs as few operations as it can.
+        if self.nesterov:
+            now, ahead = (1 - decayed1, 1 - decayed1 * ahead_b1) if self.bias_correction else (1.0, 1.0)
+            of_m, of_g = ahead_b1 / ahead, (1 - ahead_b1) / now
+        else:
+            of_m, of_g = 1 / (1 - decayed1) if self.bias_correction else jnp.ones_like(b1), None
+        rate = self.rates(state.step)
+        if self.fixed_power == 0:
+            v, steps = (
+                None,
+                [_step(a, g, None, -rate * of_m, _times(-rate, of_g)) for a, g in zip(m, gradients, strict=True)],
+            )
+        else:
+            b2, eps = jax.nn.sigmoid(self.logit_b2), jnp.exp(self.log_eps)
+            decayed2 = decayed2 * b2
+            correction = 1 / (1 - decayed2) if self.bias_correction else jnp.ones_like(b2)
+            v = [_averaged(a, _squared(g), b2) for a, g in zip(jax.tree.leaves(state.v), gradients, strict=True)]
+            steps = [
+                _step(a, g, self._denominator(s, correction, eps), -rate * of_m, _times(-rate, of_g))
+                for a, g, s in zip(m, gradients, v, strict=True)
+            ]
+            v = jax.tree.unflatten(treedef, v)
+        steps = [s.astype(g.dtype) for s, g in zip(steps, gradients, strict=True)]
+        return rebuild(steps), MomentumState(state.step + 1, decayed1, decayed2, jax.tree.unflatten(treedef, m), v)
+
+    def _denominator(self, v, correction, eps):
+        v = _real(v) * correction.astype(_real(v).dtype)
+        v = jnp.where(v > 0, v, 1)  # m is zero there too, and the derivative of a root is not
+        p = self.fixed_power
+        if p == 0.5:
+            root = jnp.sqrt(v)
+        elif p == 0.25:
+            root = jnp.sqrt(jnp.sqrt(v))
+        else:
+            root = jnp.exp(jnp.asarray(self.power, v.dtype) * jnp.log(v))
+        return root + eps.astype(v.dtype)
+
+
+def build(key: PRNGKeyArray | None = None, *, preset: str = "nadam", horizon: int = 100, **arguments) -> Momentum:
+    """A `Momentum` with a preset's constants (`PRESETS`), any of which `arguments` override. Nothing in it is random.
+
+    **Raises:** `ValueError` if there is no such preset, and as `Momentum`.
+    """
+    kind("preset", preset, str, "the name of a preset")
+    if preset not in PRESETS:
+        raise ValueError(f"No preset named {preset!r}. Presets of momentum: {', '.join(PRESETS)}.")
+    return Momentum(horizon, **{**PRESETS[preset], **arguments})
+
+
+def _log(value):
+    return jnp.asarray(np.log(value) if value > 0 else _OFF, jnp.float32)
+
+
+def _logit(value):
+    if value in (0, 1):
+        return jnp.asarray(_OFF if value == 0 else -_OFF, jnp.float32)
+    return jnp.asarray(np.log(value) - np.log1p(-value), jnp.float32)
+
+
+def _curve(name, values):
+    kind(name, values, Sequence, "a sequence of numbers")
+    return jnp.asarray([real(name, x) for x in values], jnp.float32) if len(values) else None
+
+
+def _zeros(curve):
+    return [0.0] * (0 if curve is None else curve.size)
+
+
+def _along(curve, x):
+    """Linear between 0 at the start and the curve's values at equal distances after it."""
+    if curve is None:
+        return jnp.zeros_like(x)
+    return jnp.interp(x, jnp.linspace(0.0, 1.0, curve.size + 1), jnp.concatenate([jnp.zeros(1, curve.dtype), curve]))
+
+
+def _moves(leaf):
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _real(x):
+    return jnp.real(x) if jnp.iscomplexobj(x) else x
+
+
+def _squared(g):
+    return _real(g * jnp.conj(g)).astype(g.dtype) if jnp.iscomplexobj(g) else g * g
+
+
+def _averaged(average, new, decay):
+    decay = decay.astype(_real(average).dtype)
+    return (decay * average + (1 - decay) * new.astype(average.dtype)).astype(average.dtype)
+
+
+def _times(a, b):
+    return None if b is None else a * b
+
+
+def _step(m, g, denominator, of_m, of_g):
+    dtype = _real(m).dtype
+    direction = of_m.astype(dtype) * m
+    if of_g is not None:
+        direction = direction + of_g.astype(dtype) * g
+    return direction if denominator is None else direction / denominator
