@@ -100,7 +100,7 @@ def test_a_gradient_of_zero_moves_nothing_and_has_derivatives():
 def test_its_meta_gradient_is_the_slope_of_the_meta_loss(meta_gradient):
     """On a linear loss, whose gradient is constant: first and second order are the same, and so is a difference quotient."""
     slope = jnp.asarray([1.0, -2.0, 0.5])
-    family = lambda key: l2o.FunctionTask(lambda key: jnp.zeros(3), lambda params, key: params @ slope)  # noqa: E731
+    family = lambda key: l2o.FunctionTask(lambda key: jnp.zeros(3), lambda params, key: params @ slope)
     rule = l2o.Momentum(
         8, rate=0.1, warmup=0.5, decay="cosine", least=0.2, rate_curve=[0.1, 0.2], learn_power=True, eps=0.1
     )
@@ -113,7 +113,7 @@ def test_its_meta_gradient_is_the_slope_of_the_meta_loss(meta_gradient):
     for name in ("log_rate", "log_warmup", "logit_least", "logit_power", "log_eps"):
         at = lambda x, name=name: meta_loss(
             jax.tree_util.tree_map_with_path(lambda p, v: v + x if p[0].name == name else v, rule)
-        )  # noqa: E731
+        )
         np.testing.assert_allclose(getattr(gradient, name), (at(1e-2) - at(-1e-2)) / 2e-2, rtol=2e-2, atol=1e-5)
 
 
