@@ -21,11 +21,13 @@ from .meta.estimators.mixture import Mixture
 from .meta.estimators.pes import PES
 from .meta.imitation import Imitation
 from .meta.problems import AbstractInnerProblem, InnerTraining
+from .meta.search import Searched, search
 from .meta.step import MetaState, MetaTraining, default_outer_optimizer
 from .meta.train import MetaTrained, meta_train
 from .meta.validation import Validation
 from .optimizers import baselines as baselines
 from .optimizers import pretrained as pretrained
+from .optimizers.hand_designed import HandDesigned
 from .optimizers.lstm import LSTM
 from .optimizers.momentum import Momentum
 from .optimizers.ntm_bfgs import NTMBFGS
@@ -60,6 +62,7 @@ __all__ = [
     "Explanation",
     "FunctionTask",
     "Guarded",
+    "HandDesigned",
     "Imitation",
     "InnerState",
     "InnerStep",
@@ -75,6 +78,7 @@ __all__ = [
     "Rescaled",
     "Sampled",
     "Search",
+    "Searched",
     "SecondOrder",
     "Stored",
     "TaskFamily",
@@ -98,6 +102,7 @@ __all__ = [
     "pretrained",
     "ratio_interval",
     "save",
+    "search",
     "start",
     "tasks",
     "tune",

@@ -16,9 +16,10 @@ KEY = jax.random.key(0)
 
 
 # A rate to start from, for a rule whose default is for larger problems.
-STARTS = {"momentum": {"rate": 0.02}}
+STARTS = {"hand_designed": {"rate": 0.02}, "momentum": {"rate": 0.02}}
 # Of those that have more than one form.
 OTHERS = [
+    ("hand_designed", {"name": "schedule_free_adam", "rate": 0.02, "schedule": "warmup_cosine"}),
     ("lstm", {"num_global": 5}),
     ("momentum", {"rate": 0.02, "preset": "nag", "rate_curve": [0.0, 0.0], "b1_curve": [0.0]}),
     ("momentum", {"rate": 0.02, "learn_power": True, "decay": "cosine", "least": 0.1}),

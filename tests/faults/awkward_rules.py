@@ -20,7 +20,7 @@ def rules():
     return {
         **{name: _smaller(rule) for name, rule in built.items()},
         "descent": Descent(jnp.log(0.1)),
-        "momentum": momentum,
+        "heavy ball": momentum,
         "partitioned": l2o.Partitioned({"hidden": tiny_lstm(), "out": momentum}),
         "rescaled": l2o.Rescaled(tiny_lstm(), 0.1),
         "guarded": l2o.Guarded(tiny_lstm(), optax.sgd(0.1), race=2),
@@ -34,6 +34,8 @@ def rules():
 
 
 def _smaller(rule):
+    if not hasattr(rule, "num_units"):
+        return rule
     return type(rule)(num_layers=1, num_units=3, key=KEY, **({"num_global": 1} if hasattr(rule, "num_global") else {}))
 
 

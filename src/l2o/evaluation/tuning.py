@@ -101,12 +101,7 @@ def _log_uniform(rng, bounds, num):
 
 
 def _scale(schedule, step, horizon):
-    warmup = max(1, horizon // 10)
-    scales = (
-        jnp.ones(()),
-        optax.cosine_decay_schedule(1.0, horizon)(step),
-        optax.warmup_cosine_decay_schedule(1 / warmup, 1.0, warmup, max(horizon, warmup + 1))(step),
-    )
+    scales = [baselines.schedule(name, horizon)(step) for name in SCHEDULES]
     return jnp.stack([jnp.asarray(s, jnp.float32) for s in scales])[schedule]
 
 

@@ -102,6 +102,7 @@ class Structure(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Partitioned(msgspec.Struct, forbid_unknown_fields=True):
     parts: Annotated[dict[Annotated[str, Meta(max_length=100)], Structure], Meta(min_length=1, max_length=64)]
+    label: Literal["top", "leaf", "rank"] = "top"
 
     def __post_init__(self):
         for name in self.parts:
@@ -201,6 +202,18 @@ class _Momentum(msgspec.Struct, forbid_unknown_fields=True):
                 yield name, (len(curve),)
 
 
+class _HandDesigned(msgspec.Struct, forbid_unknown_fields=True):
+    name: Literal[
+        "adagrad", "adam", "adamw", "lion", "momentum", "muon", "nag", "rmsprop", "schedule_free_adam", "sgd"
+    ]
+    horizon: _Steps
+    schedule: Literal["constant", "cosine", "warmup_cosine"] = "constant"
+    weight_decay: _Magnitude | None = None
+
+    def shapes(self) -> Iterator[tuple[str, Shape]]:
+        yield ".log_rate", ()
+
+
 class _Own(msgspec.Struct):
     """Of a class that a file cannot make. Further fields are its constants, for whoever loads it to compare."""
 
@@ -224,7 +237,12 @@ class _Architecture(Protocol):
 
 
 # By module of `l2o.optimizers`: its classes' arguments, with their defaults. (A test compares.)
-ARCHITECTURES: dict[str, type[_Architecture]] = {"lstm": _LSTM, "momentum": _Momentum, "ntm_bfgs": _NTMBFGS}
+ARCHITECTURES: dict[str, type[_Architecture]] = {
+    "hand_designed": _HandDesigned,
+    "lstm": _LSTM,
+    "momentum": _Momentum,
+    "ntm_bfgs": _NTMBFGS,
+}
 
 
 def _check_global(arguments):

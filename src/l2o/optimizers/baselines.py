@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
@@ -60,8 +61,22 @@ BASELINES = {
     "lbfgs": Baseline(lambda rate: optax.lbfgs(), tuned=False, deterministic_only=True),
 }
 
+# From the peak of a rate to the rate at a step, from 0: nothing, a half cosine to zero at the horizon, or that after a linear
+# warm-up of a tenth of the horizon.
+SCHEDULES = ("constant", "cosine", "warmup_cosine")
+
 # The baselines of Andrychowicz et al. 2016. Momentum is 0.9, for which neither the paper nor optax has a default.
 PAPER_BASELINES = ("sgd", "nag", "rmsprop", "adam")
+
+
+def schedule(name: str, horizon: int) -> optax.Schedule:
+    """One of `SCHEDULES` over `horizon` steps, with the peak 1."""
+    warmup = max(1, horizon // 10)
+    return {
+        "constant": lambda step: jnp.ones(()),
+        "cosine": optax.cosine_decay_schedule(1.0, horizon),
+        "warmup_cosine": optax.warmup_cosine_decay_schedule(1 / warmup, 1.0, warmup, max(horizon, warmup + 1)),
+    }[name]
 
 
 def learning_rates(low: float = 1e-4, high: float = 10.0, per_decade: int = 2) -> np.ndarray:

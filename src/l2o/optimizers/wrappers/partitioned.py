@@ -14,6 +14,20 @@ from l2o.core.optimizer import AbstractLearnedOptimizer, CoordinateGroup
 Label: TypeAlias = Callable[[tuple[Any, ...], Array], str]
 
 
+def _top_level_key(path, leaf):
+    if not path:
+        return ""
+    return str(next(getattr(path[0], name) for name in ("key", "name", "idx") if hasattr(path[0], name)))
+
+
+# Labels that have a name, which a weights file can hold.
+LABELS: dict[str, Label] = {
+    "top": _top_level_key,
+    "leaf": lambda path, leaf: jax.tree_util.keystr(path),
+    "rank": lambda path, leaf: f"rank {leaf.ndim}",
+}
+
+
 class Partitioned(AbstractLearnedOptimizer):
     r"""The leaves of the params dealt out among `parts`, each of which acts on its own as if there were no others.
 
@@ -33,9 +47,11 @@ class Partitioned(AbstractLearnedOptimizer):
 
     - `parts`: learned optimizers by name.
     - `label`: `label(path, leaf)` is the name of the part that a leaf of the params is given to; `path` as in
-        `jax.tree_util.tree_map_with_path`. Default: the top-level key (or field, or position) that the leaf is under, so params
-        `{"conv": ..., "dense": ...}` need none. Weights files hold no functions: after loading, name the leaves of your own
-        params by `l2o.Partitioned(l2o.load(path).parts, label)`.
+        `jax.tree_util.tree_map_with_path`. Or the name of such a function: "top", the top-level key (or field, or position)
+        that the leaf is under, so params `{"conv": ..., "dense": ...}` need no other; "leaf", its whole path as
+        `jax.tree_util.keystr` writes it, so that every leaf has a part of its own; "rank", "rank 2" for a matrix and so on.
+        Weights files hold names, but no functions: after loading, name the leaves of your own params by
+        `l2o.Partitioned(l2o.load(path).parts, label)`.
 
     **Raises:** `TypeError` for parts that are no learned optimizers, or names that are no strings; `ValueError` if there are no
     parts, or one wants the loss (`Guarded`, which goes around this); from `init` and `update` if a leaf's label is no part's
@@ -43,9 +59,9 @@ class Partitioned(AbstractLearnedOptimizer):
     """
 
     parts: dict[str, AbstractLearnedOptimizer]
-    label: Label | None = eqx.field(static=True)
+    label: Label | str = eqx.field(static=True)
 
-    def __init__(self, parts: Mapping[str, AbstractLearnedOptimizer], label: Label | None = None):
+    def __init__(self, parts: Mapping[str, AbstractLearnedOptimizer], label: Label | str | None = None):
         kind("parts", parts, Mapping, 'a mapping from names to learned optimizers, such as {"conv": a, "dense": b}')
         if not parts:
             raise ValueError("`parts` is empty: give at least one learned optimizer, by name.")
@@ -62,23 +78,25 @@ class Partitioned(AbstractLearnedOptimizer):
                     f"Part {name!r} is a {wrapper}, which evaluates the loss at params of the whole model, but a part has only "
                     f"some of them. Put it outside: {wrapper}(Partitioned(...))."
                 )
-        if label is not None:
+        if isinstance(label, str) and label not in LABELS:
+            raise ValueError(f"No label named {label!r}. Labels: {', '.join(LABELS)}; or pass a function.")
+        if label is not None and not isinstance(label, str):
             kind("label", label, callable, "a function from a path and a leaf of the params to a part's name")
         self.parts = dict(parts)
-        self.label = label
+        self.label = "top" if label is None else label
 
     def labels(self, params: PyTree) -> PyTree[str]:
         """The name of the part that every leaf of `params` is given to, in their structure.
 
         **Raises:** `ValueError` if one is no part's name, or a part has no leaves.
         """
-        label = _top_level_key if self.label is None else self.label
+        label = LABELS[self.label] if isinstance(self.label, str) else self.label
         labels = jax.tree_util.tree_map_with_path(label, params)
         seen, known = sorted(set(map(str, jax.tree.leaves(labels)))), sorted(self.parts)
         if seen != known:
             unknown, idle = [n for n in seen if n not in known], [n for n in known if n not in seen]
             wrong = f"no part is named {unknown[0]!r}" if unknown else f"no leaf is given to the part {idle[0]!r}"
-            how = "their top-level keys" if self.label is None else "`label`"
+            how = "their top-level keys" if self.label == "top" else "`label`"
             raise ValueError(
                 f"The params' leaves are named {seen} by {how}, but the parts are {known}: {wrong}. Give every leaf the name of "
                 "a part: `l2o.Partitioned(optimizer.parts, label=lambda path, leaf: ...)`."
@@ -99,12 +117,15 @@ class Partitioned(AbstractLearnedOptimizer):
         return eqx.tree_at(lambda self: self.parts, self, dict(rules))
 
     def to_spec(self):
-        if self.label is not None:
+        if not isinstance(self.label, str):
             raise ValueError(
                 "Weights files hold no functions, and this `Partitioned` has a `label`. Save "
                 "`l2o.Partitioned(optimizer.parts)`, and after loading give it again: `l2o.Partitioned(loaded.parts, label)`."
             )
-        return {"architecture": "partitioned", "arguments": {"parts": {n: p.to_spec() for n, p in self.parts.items()}}}
+        arguments: dict[str, Any] = {"parts": {n: p.to_spec() for n, p in self.parts.items()}}
+        if self.label != "top":  # as every file said before labels had names
+            arguments["label"] = self.label
+        return {"architecture": "partitioned", "arguments": arguments}
 
     def init(self, params):
         labels = self.labels(params)
@@ -126,15 +147,10 @@ class Partitioned(AbstractLearnedOptimizer):
 
 def from_spec(arguments: Mapping[str, Any], build: Callable[..., AbstractLearnedOptimizer]) -> Partitioned:
     """The wrapper that `to_spec` told of; `build(architecture, arguments)` makes a part."""
-    return Partitioned({name: build(**part) for name, part in arguments["parts"].items()})
+    return Partitioned({name: build(**part) for name, part in arguments["parts"].items()}, arguments.get("label"))
 
 
 def deal(labels: PyTree[str], name: str, tree: PyTree) -> PyTree:
     """The leaves of `tree` labelled `name`, and `None` for the others."""
     return jax.tree.map(lambda label, leaf: leaf if label == name else None, labels, tree)
 
-
-def _top_level_key(path, leaf):
-    if not path:
-        return ""
-    return str(next(getattr(path[0], name) for name in ("key", "name", "idx") if hasattr(path[0], name)))
