@@ -8,6 +8,7 @@ from .core.parallel import use_all_cores
 from .core.task import AbstractTask, FunctionTask, TaskFamily, check_family
 from .core.unroll import begin, start, unroll
 from .evaluation.comparison import compare
+from .evaluation.design import Designed, design
 from .evaluation.explained import Explanation
 from .evaluation.explanation import explain
 from .evaluation.panel import Panel
@@ -58,6 +59,7 @@ __all__ = [
     "Chained",
     "CoordinatewiseBeyond",
     "Curves",
+    "Designed",
     "Estimate",
     "Explanation",
     "FunctionTask",
@@ -94,6 +96,7 @@ __all__ = [
     "compare",
     "data",
     "default_outer_optimizer",
+    "design",
     "evaluate",
     "explain",
     "load",

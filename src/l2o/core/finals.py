@@ -31,8 +31,8 @@ def final_losses(
     All optimizers see the same tasks, starts and minibatches. Each loss is the mean over `num_evals` minibatches that follow
     those of the run: one is enough where losses do not depend on them.
 
-    **Arguments:** `values`: a pytree whose leaves have the values on their first axis. `batch_size`: tasks run at once, each with
-    all optimizers; default all.
+    **Arguments:** `values`: a pytree whose leaves have the values on their first axis. `batch_size`: at most so many tasks are run
+    at once, each with all optimizers; default all.
     """
 
     def one(value, key):
@@ -44,8 +44,10 @@ def final_losses(
         return jnp.mean(judged)
 
     # The values innermost: a minibatch is drawn once for all of them, and its products with their params are one.
-    each = jax.lax.map(lambda key: jax.vmap(one, (0, None))(values, key), keys, batch_size=batch_size or len(keys))
-    return each.T
+    # Batches are of one size: a smaller last one would be compiled as a second program.
+    most = min(batch_size or len(keys), len(keys))
+    even = next(size for size in range(most, 0, -1) if len(keys) % size == 0)
+    return jax.lax.map(lambda key: jax.vmap(one, (0, None))(values, key), keys, batch_size=even).T
 
 
 class FinalLosses:
@@ -78,9 +80,8 @@ class FinalLosses:
         """Of the optimizers whose arrays are the items of the first axis of `arrays`."""
         devices = parallel.share(len(keys), self._devices)
         shares = keys.reshape(len(devices), -1)
-        batch_size = min(self._batch_size or len(keys), len(keys) // len(devices))
         inputs = [
-            (*parallel.put((arrays, self._family, share), device), batch_size)
+            (*parallel.put((arrays, self._family, share), device), self._batch_size)
             for share, device in zip(shares, devices, strict=True)
         ]
         found = parallel.run_on_each(self._program, inputs)

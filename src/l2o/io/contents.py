@@ -203,9 +203,7 @@ class _Momentum(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _HandDesigned(msgspec.Struct, forbid_unknown_fields=True):
-    name: Literal[
-        "adagrad", "adam", "adamw", "lion", "momentum", "muon", "nag", "rmsprop", "schedule_free_adam", "sgd"
-    ]
+    name: Literal["adagrad", "adam", "adamw", "lion", "momentum", "muon", "nag", "rmsprop", "schedule_free_adam", "sgd"]
     horizon: _Steps
     schedule: Literal["constant", "cosine", "warmup_cosine"] = "constant"
     weight_decay: _Magnitude | None = None

@@ -79,6 +79,7 @@ def search(
     resume: bool = False,
     on_generation: Callable[[dict[str, Any]], bool | None] | None = None,
     devices: Sequence[parallel.Device] | None = None,
+    runs: FinalLosses | None = None,
 ) -> Searched:
     r"""Moves $\varphi$ to where the mean loss after `horizon` steps is smallest, by CMA-ES.
 
@@ -106,6 +107,7 @@ def search(
     - `folder`, `resume`: where every generation's scores are kept, so that a run which was killed goes on and gives the same
         result, bit for bit.
     - `on_generation`: called with each row of the history. If it returns True, the search ends there.
+    - `runs`: the compiled runs of an earlier search of such an optimizer on this family. Default: they are compiled anew.
 
     **Raises:** before anything is run, `ValueError` for bad arguments or tasks, if there is nothing to train, or if another
     search is to be resumed; `FileExistsError` if `folder` holds a search and `resume` is not set; `FileNotFoundError` if it holds
@@ -147,7 +149,10 @@ def search(
     flat, unravel = ravel_pytree(arrays)
     start = np.asarray(flat, np.float64)
     limits = None if bounds is None else np.stack([start - bounds, start + bounds], axis=1)
-    run = FinalLosses(optimizer, family, horizon=horizon, num_evals=num_evals, batch_size=batch_size, devices=devices)
+    if runs is None:
+        runs = FinalLosses(
+            optimizer, family, horizon=horizon, num_evals=num_evals, batch_size=batch_size, devices=devices
+        )
     task_key, validation_key, seed_key = jax.random.split(key, 3)
     validation_keys = jax.random.split(validation_key, num_validation)
     seed = int(jax.random.randint(seed_key, (), 0, 2**31 - 1))
@@ -156,7 +161,11 @@ def search(
     def losses(xs, task_keys):
         nonlocal num_runs
         num_runs += len(xs) * len(task_keys)
-        return run(jax.vmap(unravel)(jnp.asarray(np.stack(xs), flat.dtype)), task_keys)
+        # Half a population at a time, so that the whole race is one program, which is compiled once.
+        size = 1 if len(xs) == 1 else (population + 1) // 2
+        chunks = [[*xs[i : i + size], *xs[-1:] * (size - len(xs[i : i + size]))] for i in range(0, len(xs), size)]
+        found = [runs(jax.vmap(unravel)(jnp.asarray(np.stack(c), flat.dtype)), task_keys) for c in chunks]
+        return np.concatenate(found)[: len(xs)]
 
     def mean_loss(generation, x):
         return record.validation(generation, lambda: float(np.mean(losses([x], validation_keys))))

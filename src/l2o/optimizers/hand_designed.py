@@ -56,7 +56,7 @@ class HandDesigned(AbstractLearnedOptimizer):
         return float(jnp.exp(self.log_rate))
 
     def as_baseline(self) -> optax.GradientTransformation:
-        """optax's own rule."""
+        """Optax's own rule."""
         options = {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
         rate = jnp.exp(self.log_rate)
         if self.schedule == "constant":
@@ -93,9 +93,7 @@ class HandDesigned(AbstractLearnedOptimizer):
         return f"{self.name} at {self.rate:.3g}{schedule}{decay}"
 
 
-def build(
-    key: PRNGKeyArray | None = None, *, name: str = "adam", horizon: int = 100, **arguments
-) -> HandDesigned:
+def build(key: PRNGKeyArray | None = None, *, name: str = "adam", horizon: int = 100, **arguments) -> HandDesigned:
     """A `HandDesigned`; nothing in it is random.
 
     **Raises:** as `HandDesigned`.

@@ -23,6 +23,7 @@ What is learned are free numbers: logarithms of $a$, $w$ and $\epsilon$, logits 
 of `l2o.search`, BPTT, PES and the gradient through whole runs (`l2o.SecondOrder`) may move them freely.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -162,6 +163,17 @@ class Momentum(AbstractLearnedOptimizer):
         x = jnp.minimum(1.0, jnp.asarray(step, self.logit_b1.dtype) / self.horizon)
         return jax.nn.sigmoid(self.logit_b1 + _along(self.b1_curve, x))
 
+    def for_horizon(self, horizon: int) -> "Momentum":
+        """The same rule for runs of so many steps: its schedule is one of shares of the horizon."""
+        return _copied(self, horizon=count("horizon", horizon))
+
+    def with_power(self, power: float, rms: float) -> "Momentum":
+        """The same rule with a fixed power, its steps as large as before where gradients have a root mean square of `rms`."""
+        moved = float(np.clip(rms, 1e-15, 1e15)) ** (2 * (power - float(self.power)))
+        eps = None if self.log_eps is None else self.log_eps + np.float32(np.log(moved))
+        changes = {"fixed_power": power, "logit_power": None, "log_rate": self.log_rate + np.float32(np.log(moved))}
+        return _copied(self, **changes, **({"log_eps": eps} if power else {"log_eps": None, "logit_b2": None}))
+
     def to_spec(self):
         arguments = {
             "horizon": self.horizon,
@@ -238,6 +250,14 @@ def build(key: PRNGKeyArray | None = None, *, preset: str = "nadam", horizon: in
     return Momentum(horizon, **{**PRESETS[preset], **arguments})
 
 
+def _copied(rule, **changes):
+    """The rule with other values in some fields: its constructor takes constants, of which fields are logarithms."""
+    new = object.__new__(type(rule))
+    for field in dataclasses.fields(rule):
+        object.__setattr__(new, field.name, changes.get(field.name, getattr(rule, field.name)))
+    return new
+
+
 def _log(value):
     return jnp.asarray(np.log(value) if value > 0 else _OFF, jnp.float32)
 
@@ -261,7 +281,8 @@ def _along(curve, x):
     """Linear between 0 at the start and the curve's values at equal distances after it."""
     if curve is None:
         return jnp.zeros_like(x)
-    return jnp.interp(x, jnp.linspace(0.0, 1.0, curve.size + 1), jnp.concatenate([jnp.zeros(1, curve.dtype), curve]))
+    where = x[..., None] * curve.size - jnp.arange(1, curve.size + 1, dtype=x.dtype)  # in knots, from each
+    return jnp.maximum(0.0, 1 - jnp.abs(where)) @ curve.astype(x.dtype)
 
 
 def _moves(leaf):

@@ -153,4 +153,3 @@ def from_spec(arguments: Mapping[str, Any], build: Callable[..., AbstractLearned
 def deal(labels: PyTree[str], name: str, tree: PyTree) -> PyTree:
     """The leaves of `tree` labelled `name`, and `None` for the others."""
     return jax.tree.map(lambda label, leaf: leaf if label == name else None, labels, tree)
-

@@ -1,0 +1,406 @@
+"""The recipe that made our own rules win, in stages within a budget of time: `l2o.design`."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from l2o.core import keys, parallel
+from l2o.core.checks import count, flags, positive
+from l2o.core.finals import FinalLosses
+from l2o.core.optimizer import AbstractLearnedOptimizer
+from l2o.core.task import TaskFamily, check_family
+from l2o.evaluation.design import tuned
+from l2o.evaluation.design.journal import Journal
+from l2o.evaluation.design.look import Look, look
+from l2o.evaluation.design.plan import BASELINES, POPULATION, Plan, plan
+from l2o.evaluation.design.result import Candidate, Designed, surely_better
+from l2o.evaluation.timing import step_costs
+from l2o.io.files import holding_its_folder
+from l2o.meta.search import search
+from l2o.optimizers.momentum import Momentum
+from l2o.optimizers.wrappers.partitioned import Partitioned
+
+CURRENCIES = ("steps", "seconds")
+_KNOTS = 3  # of the curves of the rate and of b1
+_SIGMA, _SIGMA_LATER = 0.5, 0.3  # step sizes of the first searches, and of those that go on from what was found
+_LEVEL = 1.01  # a simpler or cheaper rule that is no worse than this is taken
+_MOST_GROUPS = 8  # sets of constants
+_CHEAP = (0.0, 0.25, 0.5)  # powers that cost no more than Adam
+
+
+class Progress(NamedTuple):
+    """Where a design stands."""
+
+    stage: str  # in words
+    share: float  # of the time that has passed
+    best: str  # name of the best so far
+    ratio: (
+        float  # of its mean loss to the best tuned baseline's, on tasks that neither was chosen on; NaN: not known yet
+    )
+    seconds_left: float
+
+
+@holding_its_folder
+def design(
+    family: TaskFamily,
+    *,
+    horizon: int = 100,
+    minutes: float = 10.0,
+    key: PRNGKeyArray | None = None,
+    by: str = "steps",
+    name: str = "this family",
+    folder: str | Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    devices: Sequence[parallel.Device] | None = None,
+) -> Designed:
+    r"""Designs an optimizer for the problems of a `family`, whose loss after `horizon` steps is to be small.
+
+    1. It looks at the family: are losses deterministic, how large are gradients, what does a run cost?
+    2. It tunes the baselines, each with and without schedules: rates on a grid, refined.
+    3. It searches (`l2o.search`) the constants of a `l2o.Momentum`, from where Adam and Nesterov's momentum were tuned; then with
+       a power that is cheap; then with a set of constants for each kind of parameter.
+    4. It races them all on validation tasks. **The best tuned baseline is one of them**, and wins unless another is better beyond
+       doubt: so the answer is never worse than tuning, but for what validation cannot see.
+    5. It measures the winner on fresh tasks beside the best baseline, and what a step of each costs.
+
+    ```python
+    found = l2o.design(family, horizon=150, minutes=10)
+    found.ratio  # of its mean last loss to that of the best tuned baseline
+    found.save("mine.safetensors")
+    ```
+
+    Call `l2o.use_all_cores()` first. Ctrl-C ends it with the best so far; a second one stops it.
+
+    **Arguments:**
+
+    - `minutes`: the time that it may take. Two are enough for small problems.
+    - `by`: "steps": least loss after `horizon` steps. "seconds": least loss in the time that the best baseline takes for so
+        many, for which the winner's horizon is adapted to what its steps cost.
+    - `name`: how the problem is called in what is written.
+    - `folder`, `resume`: where stages are kept, so that a run that was killed goes on and ends in the same rule, bit for bit, as
+        long as the time is enough for what was planned.
+    - `on_progress`: called with a `Progress`, some times a minute.
+
+    **Raises:** before anything is run, `ValueError` for bad arguments or tasks (see `check_family`), or if another design is to
+    be resumed; `FileExistsError` if `folder` holds a design and `resume` is not set, `FileNotFoundError` if it holds none and it
+    is.
+    """
+    count("horizon", horizon)
+    positive("minutes", minutes)
+    flags(resume=resume)
+    if by not in CURRENCIES:
+        raise ValueError(f"`by` must be one of {', '.join(CURRENCIES)}, got {by!r}.")
+    key = jax.random.key(0) if key is None else keys.one(key)
+    check_family(family, keys.of_check(key))
+    settings = {"family": family, "horizon": horizon, "key": key, "by": by, "minutes": float(minutes)}
+    journal = Journal(None if folder is None else Path(folder), resume=resume, settings=settings)
+    return _Design(family, horizon, minutes, key, by, name, journal, on_progress, devices).run()
+
+
+class _Design:
+    """One call of `design`."""
+
+    def __init__(self, family, horizon, minutes, key, by, name, journal, on_progress, devices):
+        self.family, self.horizon, self.by, self.name = family, horizon, by, name
+        self.journal, self.on_progress, self.devices = journal, on_progress, devices
+        self.look_key, self.tune_key, self.search_key, self.validation_key, self.test_key = jax.random.split(key, 5)
+        self.budget, self.started = 60.0 * minutes, time.monotonic()
+        self.tuned: dict[str, tuned.TunedBaseline] = {}
+        self.found: dict[str, tuple[AbstractLearnedOptimizer, str]] = {}
+        self.scores: dict[str, float] = {}  # of those found, on the validation tasks of their searches
+        self.num_runs = 0.0
+        self.runs: dict[Any, FinalLosses] = {}
+
+    def seconds(self) -> float:
+        """That it has taken, earlier parts of the run included."""
+        return self.journal.seconds + time.monotonic() - self.started
+
+    def run(self) -> Designed:
+        finished = True
+        try:
+            self.tell("looking at the problem")
+            self.seen = look(self.family, self.look_key)
+            self.plan = self.planned()
+            self.tune()
+            self.search()
+        except KeyboardInterrupt:
+            if not self.tuned:
+                raise
+            finished = False
+        candidates = self.raced()
+        winner, baseline = self.chosen(candidates)
+        if self.by == "seconds":
+            winner = self.in_equal_seconds(winner, baseline)
+        if finished:
+            winner, baseline = self.tested(winner, baseline)
+        by_name = {c.name: c for c in candidates} | {c.name: c for c in (baseline, winner)}
+        return Designed(
+            optimizer=winner.optimizer,
+            winner=winner,
+            baseline=baseline,
+            candidates=sorted(by_name.values(), key=lambda c: c.mean),
+            horizon=self.horizon,
+            by=self.by,
+            deterministic=self.seen.deterministic,
+            num_params=self.seen.num_params,
+            finished=finished,
+            seconds=self.seconds(),
+            num_runs=self.num_runs,
+            name=self.name,
+        )
+
+    def tell(self, stage: str) -> None:
+        if self.on_progress is None:
+            return
+        now = self.seconds()
+        best, ratio = "", float("nan")
+        if self.tuned:
+            name, reference = min(((n, t.loss) for n, t in self.tuned.items()), key=lambda pair: pair[1])
+            best = str(self.tuned[name].rule)
+            if self.scores:
+                name = min(self.scores, key=lambda n: self.scores[n])
+                ratio = self.scores[name] / reference if reference > 0 else float("nan")
+                best = name if ratio < 1 else best
+        self.on_progress(Progress(stage, min(1.0, now / self.budget), best, ratio, max(0.0, self.budget - now)))
+
+    def planned(self) -> Plan:
+        """How much there is time for, from how long some runs take; the same when the design is resumed."""
+
+        def find():
+            rule = self.start("adam", 1e-3)
+            runs = self.runs_of(rule)
+            cores = len(parallel.share(64, self.devices))
+            together = POPULATION // 2
+            arrays = jax.tree.map(lambda x: jnp.stack([x] * together), eqx.filter(rule, eqx.is_inexact_array))
+            times = []
+            for i in range(2):
+                begun = time.monotonic()
+                runs(arrays, jax.random.split(jax.random.fold_in(self.look_key, i), cores))
+                times.append(time.monotonic() - begun)
+            speed = together * cores / max(1e-3, times[1])
+            return plan(self.budget - self.seconds(), speed, max(0.0, times[0] - times[1]))._asdict()
+
+        found = self.journal.value("plan", find, self.seconds)
+        return Plan(**{**found, "generations": tuple(found["generations"])})
+
+    def tune(self) -> None:
+        names = BASELINES[: self.plan.baselines]
+        for i, name in enumerate(names):
+            self.tell(f"tuning {name} ({i + 1} of {len(names)})")
+            found = self.journal.value(
+                f"tuned {name}",
+                lambda name=name: tuned.tune_baseline(
+                    name,
+                    self.family,
+                    jax.random.split(self.tune_key, 4 * self.plan.tuning_tasks),
+                    horizon=self.horizon,
+                    num_evals=self.seen.num_evals,
+                    batch_size=self.seen.batch_size(11),
+                ),
+                self.seconds,
+            )
+            self.tuned[name] = tuned.as_rule(name, self.horizon, found)
+
+    def start(self, name: str, rate: float) -> Momentum:
+        """A rule to search from: a baseline that was tuned, with a linear decay."""
+        adaptive = name != "nag"
+        power = 0.5 if adaptive else 0.1
+        return Momentum(
+            self.horizon,
+            rate=rate if adaptive else 10 * rate,  # a mean of gradients where NAG has a sum
+            warmup=max(0.03, 1 / self.horizon),
+            decay="linear",
+            least=0.03,
+            rate_curve=[0.0] * _KNOTS,
+            b1=0.9,
+            b1_curve=[0.0] * _KNOTS,
+            b2=0.98,
+            eps=float(np.clip(1e-4 * self.seen.gradient_rms ** (2 * power), 1e-30, 1e30)),
+            power=power,
+            learn_power=True,
+        )
+
+    def search(self) -> None:
+        first, more, cheap, parts = self.plan.generations
+        for name in ("adam", "nag"):
+            rule = self.start(name, self.tuned[name].rule.rate)
+            self.searched(f"momentum from {name}", rule, first, _SIGMA, f"searched from {self.tuned[name].rule}")
+        best = self.best()
+        self.searched("momentum", self.found[best][0], more, _SIGMA_LATER, f"searched on from {best}")
+        best = self.best()
+        rule = self.found[best][0]
+        assert isinstance(rule, Momentum)
+        if cheap:
+            cheaper = _cheaper(rule, self.seen)
+            what = f"{best} with the power {cheaper.power:g}, searched on"
+            self.searched("momentum with a cheap power", cheaper, cheap, _SIGMA_LATER, what)
+            if self.scores["momentum with a cheap power"] <= _LEVEL * self.scores[best]:
+                best = "momentum with a cheap power"
+        label = _label(self.seen)
+        if label is not None:
+            rules = {group: self.found[best][0] for group in self.seen.labels[label]}
+            what = f"{best} with constants of its own for each {'leaf' if label == 'leaf' else 'rank'} of the params"
+            self.searched("momentum by parts", Partitioned(rules, label), parts, _SIGMA_LATER, what)
+
+    def validation_keys(self):
+        """Of tasks on which searches are compared with one another, and of those on which all race at the end."""
+        return jnp.split(jax.random.split(self.validation_key, 2 * self.plan.validation_tasks), 2)
+
+    def best(self) -> str:
+        """Of those found so far, by the validation of their searches."""
+        return min(self.scores, key=lambda name: self.scores[name])
+
+    def searched(self, name: str, rule: AbstractLearnedOptimizer, generations: int, sigma: float, what: str) -> None:
+        stage = name.replace(" ", "-")
+        place = self.journal.place(stage)
+        left = 0.85 * self.budget - self.seconds()
+        if left < 0 and self.scores and not (place and (place / "search.json").exists()):
+            return
+        self.tell(f"searching: {name}")
+
+        def on_generation(row):
+            if row["generation"] % 5 == 0:
+                self.tell(f"searching: {name}, generation {row['generation']} of {generations}")
+
+        result = search(
+            rule,
+            self.family,
+            horizon=self.horizon,
+            key=jax.random.fold_in(self.search_key, len(self.found)),
+            num_generations=generations,
+            population=POPULATION,
+            num_tasks=self.plan.search_tasks,
+            sigma=sigma,
+            num_evals=self.seen.num_evals,
+            num_validation=self.plan.validation_tasks,
+            validate_every=max(5, generations // 6),
+            max_seconds=max(1.0, left),
+            restarts=1,
+            folder=place,
+            resume=bool(place and (place / "search.json").exists()),
+            on_generation=on_generation,
+            runs=self.runs_of(rule),
+        )
+        self.num_runs += result.num_runs
+        self.found[name] = result.optimizer, what
+        first, _ = self.validation_keys()
+        self.scores[name] = float(np.mean(self.losses(result.optimizer, first)))
+        self.journal.kept(stage, result.optimizer, {"horizon": self.horizon})
+
+    def runs_of(self, rule: AbstractLearnedOptimizer, horizon: int | None = None) -> FinalLosses:
+        """Compiled runs of rules of this form, of which there is one for each."""
+        form = jax.tree.structure(rule), horizon or self.horizon
+        if form not in self.runs:
+            options = {"horizon": form[1], "num_evals": self.seen.num_evals, "devices": self.devices}
+            self.runs[form] = FinalLosses(rule, self.family, batch_size=self.seen.batch_size(POPULATION), **options)
+        return self.runs[form]
+
+    def losses(self, rule: AbstractLearnedOptimizer, task_keys, horizon: int | None = None):
+        """The last losses of one rule, as many tasks at a time as there are for validation: one program for all that is judged."""
+        runs = self.runs_of(rule, horizon)
+        arrays = jax.tree.map(lambda x: x[None], eqx.filter(rule, eqx.is_inexact_array))
+        size = self.plan.validation_tasks
+        return np.concatenate([runs(arrays, task_keys[i : i + size])[0] for i in range(0, len(task_keys), size)])
+
+    def raced(self) -> list[Candidate]:
+        """All on the same validation tasks; of the baselines those that were best in tuning."""
+        self.tell("racing all on validation tasks")
+        order = sorted(self.tuned, key=lambda n: self.tuned[n].loss)[:3]
+        entries = {
+            n: (self.tuned[n].rule, f"{self.tuned[n].rule}, the best of {self.tuned[n].num_trials} trials", True)
+            for n in order
+        }
+        entries |= {n: (rule, what, False) for n, (rule, what) in self.found.items()}
+
+        def find(rule):
+            return _plain(self.losses(rule, self.validation_keys()[1]))
+
+        candidates = []
+        for name, (rule, what, baseline) in entries.items():
+            found = self.journal.value(f"validated {name}", lambda rule=rule: find(rule), self.seconds)
+            candidates.append(Candidate(name, rule, baseline, _arrays(found), what))
+        return sorted(candidates, key=lambda c: c.mean)
+
+    def chosen(self, candidates: list[Candidate]) -> tuple[Candidate, Candidate]:
+        """The winner, and the best baseline, which it is unless another is better beyond doubt."""
+        baseline = next(c for c in candidates if c.baseline)
+        others = [c for c in candidates if not c.baseline and surely_better(c, baseline)]
+        if not others:
+            return baseline, baseline
+        level = [c for c in others if c.mean <= _LEVEL * others[0].mean] or others[:1]
+        return min(level, key=_price), baseline
+
+    def in_equal_seconds(self, winner: Candidate, baseline: Candidate) -> Candidate:
+        """The winner with as many steps as the baseline's time allows it, if these are not as many."""
+        if winner.baseline:
+            return winner
+        costs = self.costs(winner, baseline)
+        steps = max(1, round(self.horizon * costs[baseline.name].ms_step / costs[winner.name].ms_step))
+        return winner._replace(optimizer=_with_horizon(winner.optimizer, steps))
+
+    def tested(self, winner: Candidate, baseline: Candidate) -> tuple[Candidate, Candidate]:
+        self.tell("measuring the winner on fresh tasks")
+        test_keys = jax.random.split(self.test_key, self.plan.test_tasks)
+        costs = self.costs(winner, baseline)
+
+        def measured(candidate):
+            rule = candidate.optimizer
+
+            def find():
+                steps = _horizon_of(rule) if self.by == "seconds" else None
+                return _plain(self.losses(rule, test_keys, steps))
+
+            found = self.journal.value(f"tested {candidate.name}", find, self.seconds)
+            return candidate._replace(test=_arrays(found), cost=costs[candidate.name])
+
+        baseline = measured(baseline)
+        return (baseline if winner.name == baseline.name else measured(winner)), baseline
+
+    def costs(self, *candidates: Candidate):
+        return step_costs({c.name: c.optimizer for c in candidates}, self.family, key=self.test_key)
+
+
+def _cheaper(rule: Momentum, seen: Look) -> Momentum:
+    """With the nearest power that costs no more than Adam."""
+    return rule.with_power(min(_CHEAP, key=lambda p: abs(p - float(rule.power))), seen.gradient_rms)
+
+
+def _label(seen: Look) -> str | None:
+    """How the params are parted: by leaf where there are few, else by rank; None where that makes one group."""
+    for label in ("leaf", "rank"):
+        if 1 < len(seen.labels[label]) <= _MOST_GROUPS:
+            return label
+    return None
+
+
+def _price(candidate: Candidate) -> tuple[int, int]:
+    """Fewer constants first, and of as many those with a cheap power."""
+    rule = candidate.optimizer
+    rules = list(rule.parts.values()) if isinstance(rule, Partitioned) else [rule]
+    return len(rules), sum(getattr(r, "fixed_power", 0.5) is None for r in rules)
+
+
+def _horizon_of(rule):
+    return next(iter(rule.parts.values())).horizon if isinstance(rule, Partitioned) else rule.horizon
+
+
+def _with_horizon(rule, horizon):
+    if isinstance(rule, Partitioned):
+        return Partitioned({name: _with_horizon(part, horizon) for name, part in rule.parts.items()}, rule.label)
+    return rule.for_horizon(horizon)
+
+
+def _plain(losses) -> list[float | None]:
+    return [float(x) if np.isfinite(x) else None for x in losses]
+
+
+def _arrays(found) -> np.ndarray:
+    return np.asarray([np.inf if x is None else x for x in found])

@@ -1,0 +1,79 @@
+"""What a design has found so far, in a folder from which it goes on: a stage that is written down is not run again."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from l2o.core.optimizer import AbstractLearnedOptimizer
+from l2o.io import door
+from l2o.io.described import Described
+from l2o.io.files import check_writable, subfolder, write_whole
+from l2o.optimizers import pretrained
+
+
+class _Written(msgspec.Struct):
+    started_with: dict[str, str | None]
+    seconds: float
+    found: dict[str, Any]
+
+
+class Journal:
+    """The stages of one design by name: plain values in design.json, optimizers as weights files beside it.
+
+    Without a folder everything is kept in memory alone.
+
+    **Raises:** `FileExistsError` if the folder holds a design and `resume` is not set, `FileNotFoundError` if it holds none and
+    `resume` is; `ValueError` if it is another design, or damaged; `OSError` if it cannot be written to.
+    """
+
+    def __init__(self, folder: Path | None, *, resume: bool, settings: Mapping[str, Any]):
+        self.folder = folder
+        self.seconds = 0.0  # of earlier parts of the run
+        self._found: dict[str, Any] = {}
+        if folder is None:
+            if resume:
+                raise ValueError("`resume` needs the `folder` of the design that is to go on.")
+            return
+        self._file = folder / "design.json"
+        described = Described(settings)
+        self._started_with = described.parts
+        if resume:
+            if not self._file.is_file():
+                raise FileNotFoundError(f"{folder} holds no design to resume. Leave `resume` out to start one there.")
+            written = door.read_json(self._file, _Written)
+            described.check(written.started_with, f"The design in {folder}")
+            self._found, self.seconds = written.found, written.seconds
+        elif self._file.exists():
+            raise FileExistsError(
+                f"{folder} already holds a design. Pass resume=True (`--resume`) to go on with it, or choose another folder."
+            )
+        check_writable(folder)
+        if not resume:
+            self._write(0.0)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._found
+
+    def value(self, name: str, find: Callable[[], Any], seconds: Callable[[], float]) -> Any:
+        """A plain value, found now or before; `seconds()` is how long the design has taken when it is there."""
+        if name not in self._found:
+            self._found[name] = find()
+            self._write(seconds())
+        return self._found[name]
+
+    def _write(self, seconds):
+        if self.folder is not None:
+            write_whole(self._file, msgspec.json.encode(_Written(self._started_with, seconds, self._found)))
+
+    def place(self, name: str) -> Path | None:
+        """A folder of a stage's own."""
+        return None if self.folder is None else subfolder(self.folder, name)
+
+    def kept(self, name: str, optimizer: AbstractLearnedOptimizer, recipe: Mapping[str, Any]) -> None:
+        """Writes an optimizer that was found, so that it can be used whatever becomes of the run."""
+        if self.folder is not None:
+            pretrained.save(
+                subfolder(self.folder, "candidates") / f"{name}.safetensors", optimizer, recipe=dict(recipe)
+            )

@@ -1,0 +1,110 @@
+"""What a design found: the winner, by how much it wins, and all that was tried."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from l2o.core.optimizer import AbstractLearnedOptimizer
+from l2o.evaluation.costs import StepCost
+from l2o.evaluation.statistics import IntervalEstimate, bootstrap_interval, ratio_interval
+from l2o.optimizers import pretrained
+
+
+class Candidate(NamedTuple):
+    """An optimizer that took part in the race."""
+
+    name: str
+    optimizer: AbstractLearnedOptimizer
+    baseline: bool  # hand-designed, and tuned
+    validation: Float[np.ndarray, " num_tasks"]  # its last losses on the validation tasks
+    what: str = ""  # how it was made, in words
+    test: Float[np.ndarray, " num_tasks"] | None = None  # on fresh tasks; None: it was out of the race by then
+    cost: StepCost | None = None
+
+    @property
+    def mean(self) -> float:
+        """Its mean loss on the validation tasks; infinite if it diverged on one."""
+        return float(np.mean(self.validation)) if np.isfinite(self.validation).all() else float("inf")
+
+
+@dataclasses.dataclass
+class Designed:
+    """Result of `design`."""
+
+    optimizer: AbstractLearnedOptimizer  # the winner: a rule like any other, for `l2o.save`, optax and `l2o.torch`
+    winner: Candidate
+    baseline: Candidate  # the best of those that were tuned
+    candidates: list[Candidate]  # all, the best by validation first
+    horizon: int
+    by: str
+    deterministic: bool
+    num_params: int
+    finished: bool  # False: it was interrupted, and this is the best so far
+    seconds: float
+    num_runs: float  # inner runs that the search took, tuning not counted
+    name: str = "this family"
+
+    @property
+    def beats_tuning(self) -> bool:
+        """Whether the winner is anything but a tuned baseline."""
+        return not self.winner.baseline
+
+    @property
+    def ratio(self) -> IntervalEstimate:
+        """Mean last loss of the winner over that of the best tuned baseline, with its 95 % interval, on fresh tasks.
+
+        On the validation tasks if it was interrupted before there were any. NaN where losses may be negative.
+        """
+        ours, theirs = self._losses
+        return IntervalEstimate(*ratio_interval(ours, theirs))
+
+    @property
+    def difference(self) -> IntervalEstimate:
+        """Mean last loss of the winner less that of the best tuned baseline, with its 95 % interval."""
+        ours, theirs = self._losses
+        found = np.asarray(ours - theirs, float)
+        return IntervalEstimate(float(found.mean()), *bootstrap_interval(found))
+
+    @property
+    def _losses(self):
+        if self.winner.test is None or self.baseline.test is None:
+            return self.winner.validation, self.baseline.validation
+        return self.winner.test, self.baseline.test
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How it was made, for the header of its weights."""
+        return {
+            "task": self.name,
+            "horizon": self.horizon,
+            "seconds": round(self.seconds, 1),
+            "num_episodes": self.num_runs,
+            "num_inner_steps": self.num_runs * self.horizon,
+            "made_by": "l2o.design",
+            "ratio_to_best_baseline": [float(x) if np.isfinite(x) else None for x in self.ratio],
+            "best_baseline": str(self.baseline.optimizer),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the winner's weights, which `l2o.load` and `l2o.torch.LearnedOptimizer` take.
+
+        **Raises:** `OSError` if they cannot be written.
+        """
+        pretrained.save(path, self.optimizer, recipe=self.recipe)
+        return Path(path)
+
+
+def surely_better(ours: Candidate, theirs: Candidate) -> bool:
+    """Whether `ours` has the smaller mean loss on the validation tasks beyond doubt: its 95 % interval says so."""
+    if not np.isfinite(ours.validation).all():
+        return False
+    if not np.isfinite(theirs.validation).all():
+        return True
+    ratio, _, high = ratio_interval(ours.validation, theirs.validation)
+    if np.isfinite(ratio):
+        return high < 1
+    _, high = bootstrap_interval(np.asarray(ours.validation - theirs.validation, float))
+    return high < 0

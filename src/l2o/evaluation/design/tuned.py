@@ -1,0 +1,101 @@
+"""The baselines of a design, each tuned with and without schedules: who is to be beaten, and may win."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Key
+
+from l2o.core import parallel
+from l2o.core.finals import final_losses
+from l2o.core.task import TaskFamily
+from l2o.evaluation.design.plan import CHUNK
+from l2o.evaluation.trials import SCHEDULES, Trial
+from l2o.evaluation.tuning import Search, on_device
+from l2o.optimizers import baselines
+from l2o.optimizers.hand_designed import HandDesigned
+
+_SEARCH = Search(33, "grid", (1e-4, 10.0), SCHEDULES)
+_HALF_DECADE = 10**0.5
+_REFINED = 10 ** (1 / 6)  # a third of a half-decade
+_MOST = 6  # times that the grid is extended by half a decade, or two, beyond its edge
+
+
+class TunedBaseline(NamedTuple):
+    """A baseline, and what came of tuning it."""
+
+    rule: HandDesigned
+    loss: float  # mean over the tasks of the last round
+    num_trials: int
+
+
+def tune_baseline(
+    name: str, family: TaskFamily, keys: Key[Array, " num_tasks"], *, horizon: int, num_evals: int, batch_size: int
+) -> dict[str, float | str | int]:
+    """The best rate and schedule, in plain values: a grid in half-decades, on a quarter of the tasks, then its neighbours.
+
+    While the best rate is at an edge of the grid, the grid goes on beyond it. Then the three best trials are tried at rates a
+    third of a step up and down as well, on all of the tasks.
+    """
+    make = _SEARCH.make(baselines.get(name), horizon)
+    options = {"horizon": horizon, "num_evals": num_evals, "batch_size": batch_size}
+    program = parallel.jit_for_now(lambda trials, family, keys: final_losses(make, trials, family, keys, **options))
+    num_first = max(1, len(keys) // 4)
+    judge = lambda trials, keys: _means(program, trials, family, keys, num_first)
+    trials = _SEARCH.trials(keys[0])
+    losses = judge(trials, keys[:num_first])
+    for _ in range(_MOST):
+        if not np.isfinite(losses).any():
+            rates = trials.rate.min() / _HALF_DECADE ** np.arange(1.0, 5.0)  # everything diverged
+        else:
+            best = trials.rate[np.argmin(losses)]
+            if trials.rate.min() < best < trials.rate.max():
+                break
+            rates = best * _HALF_DECADE ** (np.arange(1.0, 3.0) * (1 if best == trials.rate.max() else -1))
+        more = _trials(np.repeat(rates, len(SCHEDULES)), np.tile(np.arange(len(SCHEDULES)), len(rates)))
+        trials = _joined(trials, more)
+        losses = np.concatenate([losses, judge(more, keys[:num_first])])
+    order = np.argsort(losses, kind="stable")[:3]
+    around = [(trials.rate[i] * _REFINED**shift, trials.schedule[i]) for i in order for shift in (-1, 0, 1)]
+    refined = _trials(*map(np.asarray, zip(*around, strict=True)))
+    final = judge(refined, keys)
+    best = int(np.argmin(final))
+    return {
+        "rate": float(refined.rate[best]),
+        "schedule": SCHEDULES[int(refined.schedule[best])],
+        "loss": float(final[best]),
+        "num_trials": len(trials.rate) + len(refined.rate),
+    }
+
+
+def as_rule(name: str, horizon: int, found: dict) -> TunedBaseline:
+    """What `tune_baseline` found, as a rule."""
+    rule = HandDesigned(name, horizon, rate=found["rate"], schedule=found["schedule"])
+    return TunedBaseline(rule, float(found["loss"]), int(found["num_trials"]))
+
+
+def _trials(rates, schedules):
+    return Trial(np.asarray(rates, float), np.asarray(schedules), np.full(len(rates), np.nan))
+
+
+def _joined(some, others):
+    return Trial(*(np.concatenate(pair) for pair in zip(some, others, strict=True)))
+
+
+def _means(program: Callable, trials: Trial, family, keys, num_together):
+    """Mean losses of trials, all chunks of one shape, so that one program does for all; infinite if any run diverged."""
+    rows = []
+    for start in range(0, len(trials.rate), CHUNK):
+        index = np.minimum(np.arange(start, start + CHUNK), len(trials.rate) - 1)
+        chunk = on_device(Trial(*(x[index] for x in trials)))
+        columns = []
+        for first in range(0, len(keys), num_together):
+            devices = parallel.share(num_together)
+            shares = keys[first : first + num_together].reshape(len(devices), -1)
+            inputs = [parallel.put((chunk, family, k), device) for k, device in zip(shares, devices, strict=True)]
+            columns += [np.asarray(part) for part in parallel.run_on_each(program, inputs)]
+        rows.append(np.concatenate(columns, axis=1)[: len(trials.rate) - start])
+    losses = np.concatenate(rows)
+    return np.where(
+        np.isfinite(losses).all(axis=1), np.mean(np.where(np.isfinite(losses), losses, 0.0), axis=1), np.inf
+    )
