@@ -18,6 +18,7 @@ from l2o.io.extras import extra
 
 # Name: the module, whose function of that name is the command, and the first line of its help.
 COMMANDS = {
+    "design": ("_design", "Design an optimizer for a task family: tune, search, race, report."),
     "train": ("_train", "Meta-train an optimizer on a task family."),
     "compare": ("_compare", "Compare optimizers on the same fresh tasks of a task or a whole suite."),
     "explain": ("_explain", "Say what learned weights amount to."),

@@ -31,8 +31,8 @@ def final_losses(
     All optimizers see the same tasks, starts and minibatches. Each loss is the mean over `num_evals` minibatches that follow
     those of the run: one is enough where losses do not depend on them.
 
-    **Arguments:** `values`: a pytree whose leaves have the values on their first axis. `batch_size`: at most so many tasks are run
-    at once, each with all optimizers; default all.
+    **Arguments:** `values`: a pytree whose leaves have the values on their first axis. `batch_size`: at most so many tasks
+    are run at once, each with all optimizers; default all.
     """
 
     def one(value, key):

@@ -1,5 +1,6 @@
 from .behaviour import behaviour_figures
 from .behaviour_text import explained, explanation_as_dict, explanation_table
+from .designed import design_page, design_text
 from .events import write_cell, write_events
 from .figures import figure, image_figure, profile_figure
 from .files import Written, write
@@ -10,6 +11,8 @@ from .text import summarised
 __all__ = [
     "Written",
     "behaviour_figures",
+    "design_page",
+    "design_text",
     "explained",
     "explanation_as_dict",
     "explanation_table",

@@ -48,7 +48,7 @@ def page(comparison: Comparison, config: Mapping[str, Any] | None = None, record
         glance=found.glance(),
         panels=found.panels(),
         data=found.data,
-        asset=lambda name: Markup(_asset(name)),
+        asset=lambda name: Markup(asset(name)),
         plotly=_plotly(),
     )
 
@@ -241,14 +241,14 @@ def _ratio(verdict: analysis.Verdict) -> _Cell:
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return resources.files("l2o.report").joinpath(name).read_text("utf-8")
 
 
 def _plotly() -> dict[str, str]:
     """The version of plotly.js, and plotly.js with its licence in a third of its size."""
-    script = _asset("plotly/plotly-basic.min.js")
+    script = asset("plotly/plotly-basic.min.js")
     version = re.search(r"plotly\.js \(.*\) v([\d.]+)", script)
     assert version is not None
-    packed = gzip.compress(f"/*\n{_asset('plotly/LICENSE')}*/\n{script}".encode(), mtime=0)
+    packed = gzip.compress(f"/*\n{asset('plotly/LICENSE')}*/\n{script}".encode(), mtime=0)
     return {"version": version[1], "packed": base64.b64encode(packed).decode()}

@@ -304,7 +304,7 @@ class _Design:
         return self.runs[form]
 
     def losses(self, rule: AbstractLearnedOptimizer, task_keys, horizon: int | None = None):
-        """The last losses of one rule, as many tasks at a time as there are for validation: one program for all that is judged."""
+        """The last losses of one rule, as many tasks at a time as there are for validation: one program for all."""
         runs = self.runs_of(rule, horizon)
         arrays = jax.tree.map(lambda x: x[None], eqx.filter(rule, eqx.is_inexact_array))
         size = self.plan.validation_tasks

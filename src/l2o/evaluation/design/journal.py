@@ -45,10 +45,8 @@ class Journal:
             written = door.read_json(self._file, _Written)
             described.check(written.started_with, f"The design in {folder}")
             self._found, self.seconds = written.found, written.seconds
-        elif self._file.exists():
-            raise FileExistsError(
-                f"{folder} already holds a design. Pass resume=True (`--resume`) to go on with it, or choose another folder."
-            )
+        else:
+            check_free(folder)
         check_writable(folder)
         if not resume:
             self._write(0.0)
@@ -77,3 +75,14 @@ class Journal:
             pretrained.save(
                 subfolder(self.folder, "candidates") / f"{name}.safetensors", optimizer, recipe=dict(recipe)
             )
+
+
+def check_free(folder: Path) -> None:
+    """Makes sure that a new design in `folder` would not be mixed with an old one.
+
+    **Raises:** `FileExistsError` if the folder holds a design.
+    """
+    if (folder / "design.json").exists():
+        raise FileExistsError(
+            f"{folder} already holds a design. Pass resume=True (`--resume`) to go on with it, or choose another folder."
+        )

@@ -1,0 +1,145 @@
+"""What `l2o.design` found, as text and as one HTML page that needs no network."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from l2o.evaluation.design.result import Candidate, Designed
+from l2o.evaluation.statistics import bootstrap_interval
+from l2o.io.extras import extra
+from l2o.report.quantities import duration, interval, number
+
+
+class _Row(NamedTuple):
+    """A candidate in the table."""
+
+    name: str
+    what: str
+    loss: str
+    low_high: str
+    against: str  # its mean over the best baseline's
+    won: bool
+
+
+def verdict(found: Designed) -> list[str]:
+    """In sentences, the result first."""
+    winner, baseline = found.winner, found.baseline
+    num = len(winner.validation if winner.test is None else winner.test)
+    where = f"on {num} fresh {'tasks' if winner.test is not None else 'validation tasks, as the run was interrupted'}"
+    if not found.beats_tuning:
+        return [
+            f"Use {baseline.optimizer}: nothing that was found beats it beyond doubt.",
+            f"After {found.horizon} steps its mean loss is {_mean(baseline)} {where}.",
+        ]
+    ratio, low, high = found.ratio
+    sentences = []
+    if np.isfinite(ratio):
+        sentences.append(
+            f"{_capital(winner.name)} wins. After {found.horizon} steps its mean loss is {ratio:.3g} times "
+            f"({low:.3g} to {high:.3g}) that of the best tuned baseline, {baseline.optimizer}, {where}."
+        )
+    else:
+        value, low, high = found.difference
+        sentences.append(
+            f"{_capital(winner.name)} wins. After {found.horizon} steps its mean loss is {number(-value)} "
+            f"({number(-high)} to {number(-low)}) below that of the best tuned baseline, {baseline.optimizer}, {where}."
+        )
+    if winner.cost is not None and baseline.cost is not None:
+        times = winner.cost.ms_step / baseline.cost.ms_step
+        sentences.append(
+            f"A step takes {times:.2f} times as long: {winner.cost.ms_step:.3g} ms against {baseline.cost.ms_step:.3g} ms, "
+            "gradient included, one task alone on one core."
+        )
+        if found.by == "seconds":
+            sentences.append("The two were given the same time, not the same number of steps.")
+    return sentences
+
+
+def facts(found: Designed) -> dict[str, str]:
+    """What was asked, and what it took."""
+    runs = f"{found.num_runs:,.0f} runs of {found.horizon} steps"
+    trials = next((c.what for c in found.candidates if c.baseline), "")
+    return {
+        "Problem": f"{found.name}, {found.num_params:,} parameters, "
+        + ("the loss has no noise" if found.deterministic else "losses on minibatches"),
+        "Asked for": f"least loss after {found.horizon} steps" + (", or in the time that these take" * (found.by == "seconds")),
+        "It took": f"{duration(found.seconds)}; the searches took {runs}",
+        "Best baseline": trials,
+    }
+
+
+def rows(found: Designed) -> list[_Row]:
+    """All that took part, the best by validation first."""
+    best = found.baseline.mean
+    return [
+        _Row(
+            c.name,
+            c.what,
+            number(c.mean),
+            interval(bootstrap_interval(c.validation)) if np.isfinite(c.validation).all() else "diverged",
+            f"{c.mean / best:.3g}" if best > 0 and np.isfinite(c.mean) and c.mean > 0 else "–",
+            c.name == found.winner.name,
+        )
+        for c in found.candidates
+    ]
+
+
+def design_text(found: Designed) -> str:
+    """The whole result in plain text."""
+    lines = [*verdict(found), "", *(f"{label}: {value}." for label, value in facts(found).items()), ""]
+    lines += [f"What took part, and its mean loss on {len(found.winner.validation)} validation tasks:", ""]
+    for row in rows(found):
+        lines.append(f"  {'*' if row.won else ' '} {row.name:<28} {row.loss:>10}  {row.low_high:<24} {row.against:>6}  {row.what}")
+    for title, formula in formulas(found.winner):
+        lines += ["", title, "", formula]
+    return "\n".join(lines) + "\n"
+
+
+def formulas(candidate: Candidate) -> list[tuple[str, str]]:
+    """The rule as a formula; of one with parts, of each."""
+    rule: Any = candidate.optimizer
+    parts = {f"For the params {name}": part for name, part in getattr(rule, "parts", {}).items()} or {"The rule": rule}
+    return [(title, part.formula() if hasattr(part, "formula") else str(part)) for title, part in parts.items()]
+
+
+def design_page(found: Designed) -> str:
+    """The same as one HTML page."""
+    with extra("report", "The page of a design"):
+        import jinja2
+        from markupsafe import Markup
+
+    from l2o.report.html import asset
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("l2o.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("design.html").render(
+        title=f"An optimizer for {found.name}",
+        sentences=verdict(found),
+        facts=facts(found),
+        rows=rows(found),
+        num_validation=len(found.winner.validation),
+        formulas=formulas(found.winner),
+        code=code(found.winner),
+        style=Markup(asset("page.css")),
+    )
+
+
+def code(candidate: Candidate) -> list[tuple[str, str]]:
+    """The rule as optax code that needs no l2o, where it has any; of one with parts, of each."""
+    rule: Any = candidate.optimizer
+    parts = getattr(rule, "parts", {"": rule})
+    return [(name, part.optax_code()) for name, part in parts.items() if hasattr(part, "optax_code")]
+
+
+def _mean(candidate):
+    losses = candidate.validation if candidate.test is None else candidate.test
+    return f"{number(float(np.mean(losses)))} ({interval(bootstrap_interval(losses))})"
+
+
+def _capital(words):
+    return words[:1].upper() + words[1:]
