@@ -148,7 +148,10 @@ class Momentum(AbstractLearnedOptimizer):
     @property
     def power(self) -> float | Float[Array, ""]:
         """$p$: a number where it is fixed, an array where it is learned."""
-        return jax.nn.sigmoid(self.logit_power) if self.fixed_power is None else self.fixed_power
+        if self.fixed_power is not None:
+            return self.fixed_power
+        assert self.logit_power is not None
+        return jax.nn.sigmoid(self.logit_power)
 
     def rates(self, step: Int[Array, "*steps"] | int) -> Float[Array, "*steps"]:
         r"""$a_t$ at these steps, from 0."""
@@ -201,12 +204,13 @@ class Momentum(AbstractLearnedOptimizer):
             of_m, of_g = rate / seen1 if self.bias_correction else rate, None
         steps = [_direction(a, g, of_m, of_g) for a, g in zip(m, precise, strict=True)]
         v = None
-        if self.fixed_power != 0:
+        if self.logit_b2 is not None and self.log_eps is not None:
             b2, rest2 = jax.nn.sigmoid(self.logit_b2), jax.nn.sigmoid(-self.logit_b2)
             seen2 = b2 * seen2 + rest2
             correction = 1 / seen2 if self.bias_correction else jnp.ones_like(b2)
             v = [_averaged(a, _squared(g), b2, rest2) for a, g in zip(jax.tree.leaves(state.v), precise, strict=True)]
-            steps = [s / self._denominator(a, correction) for s, a in zip(steps, v, strict=True)]
+            eps = jnp.exp(self.log_eps)
+            steps = [s / self._denominator(a, correction, eps) for s, a in zip(steps, v, strict=True)]
             v = jax.tree.unflatten(treedef, v)
         steps = [s.astype(g.dtype) for s, g in zip(steps, gradients, strict=True)]
         return rebuild(steps), MomentumState(state.step + 1, seen1, seen2, jax.tree.unflatten(treedef, m), v)
@@ -217,7 +221,7 @@ class Momentum(AbstractLearnedOptimizer):
         logit = self.logit_b1 + _along(self.b1_curve, x)
         return jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)
 
-    def _denominator(self, v, correction):
+    def _denominator(self, v, correction, eps):
         v = v * correction.astype(v.dtype)
         v = jnp.where(v > 0, v, 1)  # m is zero there too, and the derivative of a root is not
         p = self.fixed_power
@@ -227,7 +231,7 @@ class Momentum(AbstractLearnedOptimizer):
             root = jnp.sqrt(jnp.sqrt(v))
         else:
             root = jnp.exp(jnp.asarray(self.power, v.dtype) * jnp.log(v))
-        return root + jnp.exp(self.log_eps).astype(v.dtype)
+        return root + eps.astype(v.dtype)
 
 
 def build(key: PRNGKeyArray | None = None, *, preset: str = "nadam", horizon: int = 100, **arguments) -> Momentum:
