@@ -82,6 +82,7 @@ class AbstractListwise(abc.ABC):
         All are of at least single precision.
         """
 
+    @torch._disable_dynamo  # its numbers are others at every step, and `torch.compile` would compile it anew for each
     def step_(self, params: list[Tensor], states: list[dict[str, Any]], lr: float, weight_decay: float) -> None:
         """One step of parameters that have gradients, in place, the decay of weights with it."""
         fine = [p.to(precise(p.dtype)) for p in params]  # itself, unless it is of less than single precision
