@@ -228,7 +228,7 @@ def test_beyond_its_horizon_as_in_jax(how):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     if how == "hold":
         assert torch.equal(in_steps(optimizer, p, [[np.nan, np.inf]])[0], rest[-1])
-        with pytest.raises(ValueError, match="beyond='fallback' .* got a Momentum"):
+        with pytest.raises(ValueError, match=r"beyond='fallback' .* got a Momentum"):
             LearnedOptimizer([parameter(1.0)], weights, beyond="fallback")
 
 
@@ -269,7 +269,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     p.data = torch.ones(3)
     p.grad = torch.ones(3)
     with pytest.raises(
-        ValueError, match="state of parameter 0 of group 0 does not fit: its 'm' is .* make a new optimizer"
+        ValueError, match=r"state of parameter 0 of group 0 does not fit: its 'm' is .* make a new optimizer"
     ):
         optimizer.step()
     a, b = parameter(1.0, gradient=[0.1]), parameter(1.0)

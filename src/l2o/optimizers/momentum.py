@@ -35,6 +35,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from l2o.core import coordinates
 from l2o.core.checks import count, flags, kind, not_negative, positive, real
 from l2o.core.optimizer import AbstractLearnedOptimizer
+from l2o.optimizers import _momentum_text
 
 DECAYS = ("constant", "linear", "cosine")
 
@@ -166,6 +167,14 @@ class Momentum(AbstractLearnedOptimizer):
     def b1s(self, step: Int[Array, "*steps"] | int) -> Float[Array, "*steps"]:
         r"""$\beta_1$ at these steps, from 0."""
         return self._b1s(step)[0]
+
+    def formula(self) -> str:
+        """The rule with its numbers, in plain text."""
+        return _momentum_text.formula(self)
+
+    def optax_code(self) -> str:
+        """Python that makes the rule as `optimizer`, with optax and JAX alone: to use it where there is no l2o."""
+        return _momentum_text.optax_code(self)
 
     def to_spec(self):
         arguments = {

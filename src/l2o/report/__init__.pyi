@@ -1,5 +1,5 @@
 from .behaviour import behaviour_figures
-from .behaviour_text import explained, explanation_as_dict, explanation_table
+from .behaviour_text import exactly, explained, explanation_as_dict, explanation_table
 from .events import write_cell, write_events
 from .figures import figure, image_figure, profile_figure
 from .files import Written, write
@@ -10,6 +10,7 @@ from .text import summarised
 __all__ = [
     "Written",
     "behaviour_figures",
+    "exactly",
     "explained",
     "explanation_as_dict",
     "explanation_table",
