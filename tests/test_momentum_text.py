@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from fakes import assert_trees_close, bowl
+from fakes import Descent, assert_trees_close, bowl
 
 import l2o
 from l2o import report
+from l2o.evaluation import explanation
 from l2o.optimizers import momentum
 
 KEY = jax.random.key(0)
@@ -124,26 +125,22 @@ def family(key):
     return bowl()
 
 
+def test_only_what_is_a_formula_is_told_as_one():
+    pair = l2o.Partitioned({"a": l2o.beyond(rule_of("nag"), 30), "b": Descent(jnp.asarray(-1.0))})
+    assert [(one.part, one.formula) for one in explanation._exact(pair, None)] == [("a", rule_of("nag").formula())]
+    assert explanation._exact(pair, "b") == ()
+    assert explanation._exact(optax.sgd(0.1), None) == ()
+
+
 @pytest.mark.slow
-def test_an_explanation_tells_it_whole_and_by_part():
+def test_an_explanation_tells_it():
     nag = momentum.build(preset="nag", horizon=20, rate=0.3)
-    options = {"horizon": 20, "num_tasks": 2, "num_fitted": 2, "key": KEY}
-    found = l2o.explain(l2o.beyond(nag, 30), family, **options)
-    assert [(one.part, one.formula) for one in found.exact] == [(None, nag.formula())]
+    found = l2o.explain(l2o.beyond(nag, 30), lambda key: bowl(), horizon=20, num_tasks=2, num_fitted=2, key=KEY)
     text = report.explained(found, name="mine", family="bowls")
     assert "mine is a formula of a few constants." in text
     assert "optimizer = optax.sgd(learning_rate, momentum=0.9, nesterov=True)" in text
-    assert executed(
-        json.loads(json.dumps(report.explanation_as_dict(found, name="mine", family="bowls")))["exact"][0]["optax_code"]
-    )
-    pair = l2o.Partitioned(
-        {"a": nag, "b": l2o.chain(optax.sgd(0.1))}, lambda path, leaf: "a" if path[0].key == "x" else "b"
-    )
     assert report.exactly(found._replace(exact=()), name="mine") == ""
-    two = lambda key: l2o.FunctionTask(
-        lambda key: {"x": jnp.ones(2), "y": jnp.ones(3)}, lambda p, key: sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
-    )
-    whole = l2o.explain(pair, two, **options)
-    assert [one.part for one in whole.exact] == ["a"]
-    assert "The part a of mine is a formula" in report.exactly(whole, name="mine")
-    assert l2o.explain(pair, two, part="b", **options).exact == ()
+    part = found.exact[0]._replace(part="conv")
+    assert "The part conv of mine is a formula" in report.exactly(found._replace(exact=(part,)), name="mine")
+    told = json.loads(json.dumps(report.explanation_as_dict(found, name="mine", family="bowls")))
+    executed(told["exact"][0]["optax_code"])
