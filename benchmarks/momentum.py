@@ -101,6 +101,8 @@ def measure(framework, threads, num, repeats):
     """In a process of its own: prints the rows of the table."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+    # On a busy machine PyTorch's threads, which wait in a loop by default, slow each other down tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     import numpy as np
 

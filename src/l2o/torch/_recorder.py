@@ -90,7 +90,7 @@ class Recorder(TorchFunctionMode):
             if isinstance(optimizer._rule(0, torch.device("cpu")), AbstractListwise):
                 raise ValueError(
                     f"A recording is replayed for blocks of coordinates, which {first['weights']['architecture']} does not "
-                    "take. Meta-train it on a task in JAX, by `l2o.search` or `l2o.meta_train`."
+                    "take. Meta-train it on a task in JAX."
                 )
             self._optimizer = optimizer
             for group in optimizer.param_groups:
