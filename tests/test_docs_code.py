@@ -60,7 +60,7 @@ def test_there_are_some():
 
 @pytest.mark.parametrize(("page", "code"), BLOCKS)
 def test_block(page, code, tmp_path, monkeypatch):
-    if page == "torch.md":
+    if page in ("torch.md", "momentum.md"):
         pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     space = {"__name__": "page"}

@@ -42,6 +42,8 @@ def explain(
 ) -> None:
     """Shows updates against gradients, and the rule of a few constants that explains them best.
 
+    A rule that is a formula itself, l2o.Momentum, is told with its numbers, and as code of optax.
+
     Writes explanation.txt, explanation.json, and the figures behaviour-updates, -trajectories and -fit (SVG and PNG).
     """
     config = dict(locals())
@@ -74,6 +76,8 @@ def explain(
         numbers = report.explanation_as_dict(found, **about)
         write_whole(output / "explanation.json", json.dumps(numbers, indent=1).encode())
         figures = report.behaviour_figures(found, output, name=name)
+    if found.exact:
+        console.print(report.exactly(found, name=name) + "\n", markup=False, highlight=False, soft_wrap=True)
     console.print(report.explanation_table(found, name=name))
     console.print(numbers["reading"], markup=False)
     console.print(f"\nText:    {output / 'explanation.txt'} (constants, equations)", markup=False, soft_wrap=True)

@@ -34,6 +34,14 @@ class Trajectory(NamedTuple):
     updates: dict[str, Float[np.ndarray, " horizon"]]
 
 
+class Exact(NamedTuple):
+    """What a rule is that is a formula of a few constants itself, such as `l2o.Momentum`."""
+
+    part: str | None  # of a partitioned optimizer
+    formula: str
+    optax_code: str  # Python that makes it as `optimizer`, without l2o
+
+
 class Explanation(NamedTuple):
     """What `explain` found. Optimizers are "rule" (the one explained), "sgd", "adam" and the surrogates by name."""
 
@@ -53,6 +61,7 @@ class Explanation(NamedTuple):
     beyond: float  # share of gradients larger than the saturation point of "saturation, memory"
     responses: tuple[Response, ...]
     trajectories: tuple[Trajectory, ...]
+    exact: tuple[Exact, ...] = ()  # of the rule, or of those of its parts that are formulas
 
     @property
     def best_constant(self) -> str:

@@ -20,10 +20,12 @@ from l2o.core.curves import evaluate
 from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, check_optimizer
 from l2o.core.task import TaskFamily, check_family, is_deterministic
 from l2o.evaluation import followed, surrogates
-from l2o.evaluation.explained import RULE, Explanation, Trajectory, best_of
+from l2o.evaluation.explained import RULE, Exact, Explanation, Trajectory, best_of
 from l2o.evaluation.followed import Runs, recorded
 from l2o.evaluation.tuning import tune
 from l2o.optimizers import baselines
+from l2o.optimizers.momentum import Momentum
+from l2o.optimizers.wrappers.beyond import bare
 
 BASELINES = ("sgd", "adam")
 
@@ -150,6 +152,7 @@ def explain(
             )
             for i, label in labels.items()
         ),
+        exact=_exact(optimizer, part),
     )
 
 
@@ -163,6 +166,14 @@ def _leaves_of(optimizer, part, params):
         raise ValueError(f"The optimizer has no part {part!r}. {there}")
     taken = groups[part].take(params)
     return [leaf is not None for leaf in jax.tree.leaves(taken, is_leaf=lambda x: x is None)]
+
+
+def _exact(optimizer, part):
+    rules = (optimizer.group_rules() if isinstance(optimizer, AbstractLearnedOptimizer) else None) or {None: optimizer}
+    rules = {name: bare(rule) for name, rule in rules.items() if part in (None, name)}
+    return tuple(
+        Exact(name, rule.formula(), rule.optax_code()) for name, rule in rules.items() if isinstance(rule, Momentum)
+    )
 
 
 def _in_place_of(optimizer, part, surrogate, params):

@@ -36,6 +36,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from l2o.core import coordinates
 from l2o.core.checks import count, flags, kind, not_negative, positive, real
 from l2o.core.optimizer import AbstractLearnedOptimizer
+from l2o.optimizers import _momentum_text
 
 DECAYS = ("constant", "linear", "cosine")
 
@@ -54,13 +55,16 @@ _OFF = -1e4  # a logarithm or logit of what is zero: finite, as weights files wa
 
 
 class MomentumState(NamedTuple):
-    """Of all params; `m` and `v` have their structure, with `None` for leaves that are no floating or complex arrays."""
+    """Of all params; `m` and `v` have their structure, with `None` for leaves that are no floating or complex arrays.
+
+    They are in single precision if the params are in less: the weight of a new square, 0.001, is nothing to a bfloat16.
+    """
 
     step: Int[Array, ""]
-    decayed1: Float[Array, ""]  # the product of all b1 so far
-    decayed2: Float[Array, ""]  # of all b2
+    seen1: Float[Array, ""]  # the average of ones in the place of m: 1 minus the product of all b1 so far
+    seen2: Float[Array, ""]  # of v
     m: PyTree
-    v: PyTree | None  # None where the power is 0
+    v: PyTree | None  # of the squared magnitudes, and so real; None where the power is 0
 
 
 class Momentum(AbstractLearnedOptimizer):
@@ -146,7 +150,10 @@ class Momentum(AbstractLearnedOptimizer):
     @property
     def power(self) -> float | Float[Array, ""]:
         """$p$: a number where it is fixed, an array where it is learned."""
-        return jax.nn.sigmoid(self.logit_power) if self.fixed_power is None else self.fixed_power
+        if self.fixed_power is not None:
+            return self.fixed_power
+        assert self.logit_power is not None
+        return jax.nn.sigmoid(self.logit_power)
 
     def rates(self, step: Int[Array, "*steps"] | int) -> Float[Array, "*steps"]:
         r"""$a_t$ at these steps, from 0."""
@@ -160,8 +167,15 @@ class Momentum(AbstractLearnedOptimizer):
 
     def b1s(self, step: Int[Array, "*steps"] | int) -> Float[Array, "*steps"]:
         r"""$\beta_1$ at these steps, from 0."""
-        x = jnp.minimum(1.0, jnp.asarray(step, self.logit_b1.dtype) / self.horizon)
-        return jax.nn.sigmoid(self.logit_b1 + _along(self.b1_curve, x))
+        return self._b1s(step)[0]
+
+    def formula(self) -> str:
+        """The rule with its numbers, in plain text."""
+        return _momentum_text.formula(self)
+
+    def optax_code(self) -> str:
+        """Python that makes the rule as `optimizer`, with optax and JAX alone: to use it where there is no l2o."""
+        return _momentum_text.optax_code(self)
 
     def for_horizon(self, horizon: int) -> "Momentum":
         """The same rule for runs of so many steps: its schedule is one of shares of the horizon."""
@@ -189,45 +203,47 @@ class Momentum(AbstractLearnedOptimizer):
 
     def init(self, params):
         coordinates.check(params)
-        zeros = lambda: jax.tree.map(lambda p: jnp.zeros_like(p) if _moves(p) else None, params)
-        one = jnp.ones((), self.log_rate.dtype)
-        return MomentumState(
-            jnp.zeros((), jnp.int32), one, jnp.copy(one), zeros(), None if self.fixed_power == 0 else zeros()
-        )
+        zeros = lambda like: jax.tree.map(lambda p: jnp.zeros_like(p, dtype=like(p)) if _moves(p) else None, params)
+        zero = jnp.zeros((), self.log_rate.dtype)
+        v = None if self.fixed_power == 0 else zeros(lambda p: jnp.finfo(_precise(p)).dtype)
+        return MomentumState(jnp.zeros((), jnp.int32), zero, jnp.copy(zero), zeros(_precise), v)
 
     def update(self, updates, state, params=None, **extra):
         gradients, _, rebuild = coordinates.align(updates, params)
-        b1, ahead_b1 = self.b1s(state.step), self.b1s(state.step + 1)
-        decayed1, decayed2 = state.decayed1 * b1, state.decayed2
-        m, treedef = jax.tree.flatten(state.m)
-        m = [_averaged(a, g, b1) for a, g in zip(m, gradients, strict=True)]
+        old, treedef = jax.tree.flatten(state.m)
+        precise = [jnp.asarray(g, m.dtype) for g, m in zip(gradients, old, strict=True)]
+        b1, rest1 = self._b1s(state.step)
+        ahead_b1, ahead_rest = self._b1s(state.step + 1)
+        seen1, seen2 = b1 * state.seen1 + rest1, state.seen2
+        m = [_averaged(a, g, b1, rest1) for a, g in zip(old, precise, strict=True)]
         # Factors of scalars are worked out first, so that each parameter costs as few operations as it can.
+        rate = -self.rates(state.step)
         if self.nesterov:
-            now, ahead = (1 - decayed1, 1 - decayed1 * ahead_b1) if self.bias_correction else (1.0, 1.0)
-            of_m, of_g = ahead_b1 / ahead, (1 - ahead_b1) / now
+            now, ahead = (seen1, ahead_b1 * seen1 + ahead_rest) if self.bias_correction else (1.0, 1.0)
+            of_m, of_g = rate * ahead_b1 / ahead, rate * ahead_rest / now
         else:
-            of_m, of_g = 1 / (1 - decayed1) if self.bias_correction else jnp.ones_like(b1), None
-        rate = self.rates(state.step)
-        if self.fixed_power == 0:
-            v, steps = (
-                None,
-                [_step(a, g, None, -rate * of_m, _times(-rate, of_g)) for a, g in zip(m, gradients, strict=True)],
-            )
-        else:
-            b2, eps = jax.nn.sigmoid(self.logit_b2), jnp.exp(self.log_eps)
-            decayed2 = decayed2 * b2
-            correction = 1 / (1 - decayed2) if self.bias_correction else jnp.ones_like(b2)
-            v = [_averaged(a, _squared(g), b2) for a, g in zip(jax.tree.leaves(state.v), gradients, strict=True)]
-            steps = [
-                _step(a, g, self._denominator(s, correction, eps), -rate * of_m, _times(-rate, of_g))
-                for a, g, s in zip(m, gradients, v, strict=True)
-            ]
+            of_m, of_g = rate / seen1 if self.bias_correction else rate, None
+        steps = [_direction(a, g, of_m, of_g) for a, g in zip(m, precise, strict=True)]
+        v = None
+        if self.logit_b2 is not None and self.log_eps is not None:
+            b2, rest2 = jax.nn.sigmoid(self.logit_b2), jax.nn.sigmoid(-self.logit_b2)
+            seen2 = b2 * seen2 + rest2
+            correction = 1 / seen2 if self.bias_correction else jnp.ones_like(b2)
+            v = [_averaged(a, _squared(g), b2, rest2) for a, g in zip(jax.tree.leaves(state.v), precise, strict=True)]
+            eps = jnp.exp(self.log_eps)
+            steps = [s / self._denominator(a, correction, eps) for s, a in zip(steps, v, strict=True)]
             v = jax.tree.unflatten(treedef, v)
         steps = [s.astype(g.dtype) for s, g in zip(steps, gradients, strict=True)]
-        return rebuild(steps), MomentumState(state.step + 1, decayed1, decayed2, jax.tree.unflatten(treedef, m), v)
+        return rebuild(steps), MomentumState(state.step + 1, seen1, seen2, jax.tree.unflatten(treedef, m), v)
+
+    def _b1s(self, step):
+        """b1 and 1 - b1, which a subtraction would round to the precision of 1."""
+        x = jnp.minimum(1.0, jnp.asarray(step, self.logit_b1.dtype) / self.horizon)
+        logit = self.logit_b1 + _along(self.b1_curve, x)
+        return jax.nn.sigmoid(logit), jax.nn.sigmoid(-logit)
 
     def _denominator(self, v, correction, eps):
-        v = _real(v) * correction.astype(_real(v).dtype)
+        v = v * correction.astype(v.dtype)
         v = jnp.where(v > 0, v, 1)  # m is zero there too, and the derivative of a root is not
         p = self.fixed_power
         if p == 0.5:
@@ -289,26 +305,20 @@ def _moves(leaf):
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
-def _real(x):
-    return jnp.real(x) if jnp.iscomplexobj(x) else x
+def _precise(leaf):
+    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
 
 
 def _squared(g):
-    return _real(g * jnp.conj(g)).astype(g.dtype) if jnp.iscomplexobj(g) else g * g
+    return jnp.real(g * jnp.conj(g)) if jnp.iscomplexobj(g) else g * g
 
 
-def _averaged(average, new, decay):
-    decay = decay.astype(_real(average).dtype)
-    return (decay * average + (1 - decay) * new.astype(average.dtype)).astype(average.dtype)
+def _averaged(average, new, decay, rest):
+    dtype = jnp.finfo(average.dtype).dtype  # a real one
+    return decay.astype(dtype) * average + rest.astype(dtype) * new
 
 
-def _times(a, b):
-    return None if b is None else a * b
-
-
-def _step(m, g, denominator, of_m, of_g):
-    dtype = _real(m).dtype
+def _direction(m, g, of_m, of_g):
+    dtype = jnp.finfo(m.dtype).dtype
     direction = of_m.astype(dtype) * m
-    if of_g is not None:
-        direction = direction + of_g.astype(dtype) * g
-    return direction if denominator is None else direction / denominator
+    return direction if of_g is None else direction + of_g.astype(dtype) * g

@@ -2,7 +2,9 @@ r"""An optimizer's state on disk, so that a run interrupted in one framework goe
 
 A safetensors file. For every parameter group $i$ (JAX has one, number 0) and every leaf of the optimizer's state it holds an
 array named by $i$ and the leaf's path (`0[1][0]`), [..., num], coordinates last, in the order of `jax.tree.leaves(params)` and of
-a PyTorch group's `params`. The header names, for each group, the architecture, its arguments, and the parameters' shapes.
+a PyTorch group's `params`. (Of `l2o.Momentum`, whose state has the params' structure, `m` and `v` are such vectors in the
+file, and what counts the steps are single numbers.) The header names, for each group, the architecture, its arguments, and the
+parameters' shapes.
 `l2o.torch.save_state` and `load_state` are the PyTorch side. The parameters themselves are not in the file.
 """
 
@@ -14,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from l2o.core import coordinates
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.io import weights
 from l2o.io.door import shown
 from l2o.io.files import check_writable, write_whole
 from l2o.optimizers import pretrained
+from l2o.optimizers.momentum import MomentumState
 
 
 def save(path: str | Path, optimizer: AbstractLearnedOptimizer, state: PyTree, params: PyTree) -> None:
@@ -30,7 +34,7 @@ def save(path: str | Path, optimizer: AbstractLearnedOptimizer, state: PyTree, p
     import safetensors.numpy
 
     group = {**_description(optimizer, params), "options": {}}
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    leaves = jax.tree_util.tree_leaves_with_path(_joined(state))
     # A copy in C order: safetensors writes an array's memory as it lies.
     arrays = {f"0{jax.tree_util.keystr(key)}": np.array(leaf, order="C") for key, leaf in leaves}
     path = Path(path)
@@ -58,6 +62,11 @@ def load(path: str | Path, optimizer: AbstractLearnedOptimizer, params: PyTree, 
 
     def fill(key, leaf):
         name = f"{group}{jax.tree_util.keystr(key)}"
+        if leaf.shape == () and name in arrays and arrays[name].ndim == 1:
+            raise ValueError(
+                f"The parameters in {path} have taken different numbers of steps, as some had no gradients, and in JAX there is "
+                f"one number for all of them (leaf {name}: {shown(arrays[name].tolist())})."
+            )
         if name not in arrays or arrays[name].shape != leaf.shape:
             found = arrays[name].shape if name in arrays else "nothing"
             raise ValueError(f"The state in {path} is of another optimizer (leaf {name}: {found} vs {leaf.shape}).")
@@ -67,7 +76,36 @@ def load(path: str | Path, optimizer: AbstractLearnedOptimizer, params: PyTree, 
             )
         return jnp.asarray(arrays[name], leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(optimizer.init, params))
+    like = jax.eval_shape(optimizer.init, params)
+    found = jax.tree_util.tree_map_with_path(fill, jax.eval_shape(_joined, like))
+    return jax.tree.map(_split, found, like, is_leaf=_is_momentum)
+
+
+def _is_momentum(x):
+    return isinstance(x, MomentumState)
+
+
+def _joined(state):
+    """The state as it is in a file: the coordinates of `m` and `v` of a momentum's one after the other."""
+
+    def join(x):
+        if not _is_momentum(x):
+            return x
+        return x._replace(m=coordinates.flatten(x.m)[0], v=None if x.v is None else coordinates.flatten(x.v)[0])
+
+    return jax.tree.map(join, state, is_leaf=_is_momentum)
+
+
+def _split(found, like):
+    """The inverse of `_joined` for one of its leaves, which was `like` that."""
+    if not _is_momentum(found):
+        return found
+    leaves, treedef = jax.tree.flatten((like.m, like.v))
+    num = len(jax.tree.leaves(like.m))
+    m = coordinates.split(found.m, leaves[:num])
+    v = [] if found.v is None else coordinates.split(found.v, leaves[num:])
+    m, v = jax.tree.unflatten(treedef, [*m, *v])
+    return found._replace(m=m, v=v)
 
 
 def _description(optimizer, params):

@@ -1,5 +1,5 @@
 from .behaviour import behaviour_figures
-from .behaviour_text import explained, explanation_as_dict, explanation_table
+from .behaviour_text import exactly, explained, explanation_as_dict, explanation_table
 from .designed import design_page, design_text
 from .events import write_cell, write_events
 from .figures import figure, image_figure, profile_figure
@@ -13,6 +13,7 @@ __all__ = [
     "behaviour_figures",
     "design_page",
     "design_text",
+    "exactly",
     "explained",
     "explanation_as_dict",
     "explanation_table",

@@ -1,6 +1,7 @@
 """An explanation in words: a table, a paragraph made of its numbers, and all of it as plain containers."""
 
 import math
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -149,9 +150,12 @@ def _verdict(explanation, surrogate, ratio: IntervalEstimate):
 
 
 def explained(explanation: Explanation, *, name: str, family: str) -> str:
-    """The whole explanation as plain text, lines of at most 96 characters."""
+    """The whole explanation as plain text, lines of at most 96 characters, save those of code and formulas."""
     heading = f"l2o: what {name} amounts to on {family}"
-    lines = [heading, "=" * len(heading), "", _wrapped(reading(explanation, name=name)), ""]
+    lines = [heading, "=" * len(heading), ""]
+    if explanation.exact:
+        lines += [exactly(explanation, name=name), ""]
+    lines += [_wrapped(reading(explanation, name=name)), ""]
     facts = (
         f"Fitted to {count(explanation.num_fitted, 'run')} of {explanation.horizon} steps, {explanation.num_coordinates} of "
         f"{explanation.num_params:,} coordinates each; judged on {count(explanation.num_held_out, 'held-out run')}. R² is "
@@ -175,6 +179,16 @@ def explained(explanation: Explanation, *, name: str, family: str) -> str:
     ]
     lines += [f"  {one.form.name:<28} {one.form.equation}" for one in explanation.fitted.values()]
     return "\n".join(lines) + "\n"
+
+
+def exactly(explanation: Explanation, *, name: str) -> str:
+    """A rule that is a formula itself: its numbers, and the code of optax that makes it. Empty for any other."""
+    blocks = []
+    for one in explanation.exact:
+        who = name if one.part is None or one.part == explanation.part else f"The part {one.part} of {name}"
+        blocks += [f"{who} is a formula of a few constants.", "", one.formula, "", "The same without l2o:", ""]
+        blocks += [textwrap.indent(one.optax_code.rstrip(), "    "), ""]
+    return "\n".join(blocks[:-1])
 
 
 def explanation_as_dict(explanation: Explanation, *, name: str, family: str) -> dict[str, Any]:
@@ -221,6 +235,7 @@ def explanation_as_dict(explanation: Explanation, *, name: str, family: str) -> 
         "optimizers": fitted,
         "responses": [r._asdict() for r in explanation.responses],
         "trajectories": [t._asdict() for t in explanation.trajectories],
+        "exact": [one._asdict() for one in explanation.exact],
     }
     return {key: _finite(value) for key, value in numbers.items()}
 

@@ -13,12 +13,13 @@ from l2o.io.weights import names as names
 from l2o.torch._optimizer import LearnedOptimizer
 from l2o.torch._options import load_weights
 from l2o.torch._recorder import Recorder, Recording
-from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
+from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat, AbstractListwise
 from l2o.torch._states import load_state, save_state
 
 __all__ = [
     "AbstractCoordinatewise",
     "AbstractFlat",
+    "AbstractListwise",
     "LearnedOptimizer",
     "Recorder",
     "Recording",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from l2o.io.horizon import check_how
-from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
+from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat, AbstractListwise, Rule, chosen
 
 _B1, _B2 = 0.9, 0.99
 
@@ -79,6 +79,52 @@ class CoordinatewiseBeyond(Beyond, AbstractCoordinatewise):
     """`Beyond` of a coordinatewise rule, which is one itself."""
 
 
-def beyond(rule: AbstractFlat, horizon: int, how: str) -> Beyond:
-    """`rule` that does what `how` says after `horizon` steps."""
+class ListwiseBeyond(AbstractListwise):
+    """`Beyond` of a rule on lists, as JAX's `WholeBeyond`. The state of a parameter is the rule's and `taken`, its steps."""
+
+    def __init__(self, rule: AbstractListwise, horizon: int, how: str):
+        check_how(how)
+        if how == "fallback":
+            raise ValueError(
+                "beyond='fallback' goes on with the last steps of each coordinate, which are known of a rule on the vector of "
+                f"all coordinates, got a {type(rule).__name__}. Pass 'hold', 'anneal' or None."
+            )
+        self.rule = rule
+        self.horizon = horizon
+        self.how = how
+        self.numbers = {**rule.numbers, "taken": 0.0}  # a float, as in JAX
+        self.paths = {name: f"[0]{path}" for name, path in rule.paths.items()} | {"taken": "[1]"}
+
+    def to(self, device):
+        moved = copy.copy(self)
+        moved.rule = self.rule.to(device)
+        return moved
+
+    def shapes(self, p):
+        return self.rule.shapes(p)
+
+    def move_(self, params, gradients, states, lr):
+        by_factor: dict[float, list[int]] = {}
+        for i, state in enumerate(states):
+            by_factor.setdefault(self._factor(state["taken"]), []).append(i)
+            state["taken"] += 1
+        for factor, indices in by_factor.items():
+            now = chosen(params, indices), chosen(gradients, indices), chosen(states, indices)
+            self.rule.move_(*now, lr * factor)
+
+    def _factor(self, step) -> float:
+        if step < self.horizon:
+            return 1.0
+        if self.how == "hold" or step >= 2 * self.horizon:
+            return 0.0
+        return 0.5 * (1 + math.cos(math.pi * (step / self.horizon - 1)))
+
+
+def beyond(rule: Rule, horizon: int, how: str) -> Beyond | ListwiseBeyond:
+    """`rule` that does what `how` says after `horizon` steps.
+
+    **Raises:** `ValueError` for a `how` that does not exist, or that is not for this rule.
+    """
+    if isinstance(rule, AbstractListwise):
+        return ListwiseBeyond(rule, horizon, how)
     return (CoordinatewiseBeyond if isinstance(rule, AbstractCoordinatewise) else Beyond)(rule, horizon, how)

@@ -9,10 +9,10 @@ from l2o.io.contents import PARTITIONED, RESCALED
 from l2o.io.horizon import check_how
 from l2o.torch._beyond import beyond
 from l2o.torch._rescaled import Rescaled
-from l2o.torch._rule import AbstractFlat
+from l2o.torch._rule import AbstractFlat, Rule
 
 
-def build(weights: dict[str, Any], part: str | None = None, how: str | None = None) -> AbstractFlat:
+def build(weights: dict[str, Any], part: str | None = None, how: str | None = None) -> Rule:
     """The rule of some weights: their "architecture", its "arguments", and "arrays" by path; `part`: as `of_part`.
 
     With `how` it is given the weights' "horizon", where they have one, and what happens after it (`l2o.Beyond`).
@@ -50,12 +50,16 @@ def _check(weights):
         raise ValueError(f"{_HERE} has the horizon {horizon!r}, which must be a whole number of steps, at least 1.")
 
 
-def _rule(weights) -> AbstractFlat:
+def _rule(weights) -> Rule:
     architecture = weights["architecture"]
     if architecture == RESCALED:
-        return Rescaled(
-            _rule(_inside(weights, ".optimizer", weights["arguments"]["optimizer"])), weights["arguments"]["rms"]
-        )
+        inside = weights["arguments"]["optimizer"]
+        rule = _rule(_inside(weights, ".optimizer", inside))
+        if not isinstance(rule, AbstractFlat):
+            raise ValueError(
+                f"What is rescaled must be a rule on the vector of all coordinates, and {inside['architecture']} is none."
+            )
+        return Rescaled(rule, weights["arguments"]["rms"])
     return _twin(architecture).build(weights["arrays"], **weights["arguments"])
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from l2o.io import weights as _weights
 from l2o.io.horizon import passed
 from l2o.torch import _build, _state_dict
-from l2o.torch._beyond import Beyond
+from l2o.torch._beyond import Beyond, ListwiseBeyond
 from l2o.torch._coordinates import add_, check_gradient, count, flat, named
 from l2o.torch._options import check_finite, contents, name_of, rate
-from l2o.torch._rule import AbstractCoordinatewise, AbstractFlat
+from l2o.torch._rule import AbstractCoordinatewise, AbstractListwise, Rule, precise
 
 # On a CPU the coordinates are stepped in blocks of this many per thread, so that a block's gates and state stay in cache.
 _BLOCK = 4096
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """Parameters that are stepped together: those of one group that are on one device."""
 
     group: dict[str, Any]
-    rule: AbstractFlat
+    rule: Rule
     params: list[Tensor]
     key: tuple[int, torch.device]
 
@@ -37,7 +37,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
     Every tensor of a group is stepped in one batch, its coordinates concatenated; a complex parameter has two real coordinates
     for each entry, as in `torch.optim`. The rule computes in the dtype of its weights (single precision for those that ship),
     whatever that of the parameters: bfloat16 parameters are updated in single precision and rounded once. Parameters without
-    a gradient are left alone, their state too.
+    a gradient are left alone, their state too. A rule of a few constants, `l2o.Momentum`, takes the tensors as they are, in
+    their own dtype if that is no coarser than single precision, and a complex number as one.
 
     Rules with global averaging cells average over all coordinates that are stepped together: those of one *group* that have a
     gradient (and are on one device). Groups do not see each other, as they may have rules and rates of their own: in JAX
@@ -90,7 +91,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _reset(self):
         # Only conveniences: the rules are made from the groups' weights, the packed states hold what `self.state` shows.
-        self._rules: dict[tuple[int, torch.device], tuple[Any, tuple[str | None, str | None], AbstractFlat]] = {}
+        self._rules: dict[tuple[int, torch.device], tuple[Any, tuple[str | None, str | None], Rule]] = {}
         self._packed: dict[tuple[int, torch.device], tuple[Tensor, tuple[Tensor, ...]]] = {}
         self._steps: dict[tuple[int, torch.device], int] = {}  # of rules that have a horizon, which pass it once
 
@@ -169,18 +170,35 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _check_state(self, index, position) -> None:
         group = self.param_groups[index]
         p = group["params"][position]
+        rule = self._rule(index, p.device)
+        if isinstance(rule, AbstractListwise):
+            if (entry := self.state.get(p)) and (problem := rule.problem(entry, p)):
+                raise ValueError(
+                    f"The state of {named(group, index, position)} does not fit: {problem} The parameter's data or the group's "
+                    "weights were replaced: make a new optimizer."
+                )
+            return
         state = self.state.get(p, {}).get("state")
         if state is None:
             return
-        expected = self._rule(index, p.device).num_rows, count(p)
+        expected = rule.num_rows, count(p)
         if state.shape != expected:
             raise ValueError(
                 f"The state of {named(group, index, position)} has shape {tuple(state.shape)}, and must have {expected}, a "
                 "column for each coordinate. The parameter's data or the group's weights were replaced: make a new optimizer."
             )
 
+    def _step_list(self, group, rule, params):
+        for p in params:
+            if not self.state[p]:
+                self.state[p].update(rule.init(p))
+        rule.step_(params, [self.state[p] for p in params], float(group["lr"]), float(group["weight_decay"]))
+
     def _step(self, batch):
         group, rule, params, _ = batch
+        if isinstance(rule, AbstractListwise):
+            self._step_list(group, rule, params)
+            return
         gradients = torch.cat([flat(p.grad) for p in params]).to(rule.dtype)
         flat_params = torch.cat([flat(p) for p in params]).to(rule.dtype)
         state = self._gather(batch)
@@ -218,19 +236,24 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _warn_of_scale(self, batch) -> None:
         weights = batch.group["weights"]
-        if "scale" not in weights or any("state" in self.state.get(p, {}) for p in batch.params):
+        if "scale" not in weights or any(self.state.get(p) for p in batch.params):
             return  # only of the first step
-        gradients = torch.cat([flat(p.grad) for p in batch.params]).to(batch.rule.dtype)
-        rms = float(torch.linalg.vector_norm(gradients)) / math.sqrt(max(1, len(gradients)))
+        gradients = torch.cat([flat(p.grad) for p in batch.params])
+        norm = torch.linalg.vector_norm(gradients, dtype=precise(gradients.dtype))
+        rms = float(norm) / math.sqrt(max(1, len(gradients)))
         _weights.warn_of_scale(name_of(weights), weights["scale"], rms, stacklevel=6)  # of who calls `step`
 
     def _warn_of_horizon(self, batches) -> None:
         told = {}
         for batch in batches:
-            if isinstance(batch.rule, Beyond):
-                self._steps[batch.key] = self._steps.get(batch.key, 0) + 1
-                if self._steps[batch.key] == batch.rule.horizon + 1:
-                    told[passed(name_of(batch.group["weights"]), batch.rule.horizon, batch.rule.how)] = None
+            if isinstance(batch.rule, ListwiseBeyond):
+                taken = max(self.state[p]["taken"] for p in batch.params)
+            elif isinstance(batch.rule, Beyond):
+                taken = self._steps[batch.key] = self._steps.get(batch.key, 0) + 1
+            else:
+                continue
+            if taken == batch.rule.horizon + 1:
+                told[passed(name_of(batch.group["weights"]), batch.rule.horizon, batch.rule.how)] = None
         for message in told:
             warnings.warn(message, UserWarning, stacklevel=5)  # of who calls `step`
 
@@ -239,7 +262,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         state = self.state.get(p, {}).get("state")
         return rule.init(count(p), p.device) if state is None else state.to(p.device, rule.dtype)
 
-    def _rule(self, index, device) -> AbstractFlat:
+    def _rule(self, index, device) -> Rule:
         group = self.param_groups[index]
         known, options, rule = self._rules.get((index, device), (None, None, None))
         now = group.get("part"), group.get("beyond")
@@ -274,8 +297,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             # torch casts a state to its parameter's dtype: for bfloat16 parameters that would be another state.
             for saved, group in zip(checked["param_groups"], self.param_groups, strict=True):
                 for i, p in zip(saved["params"], group["params"], strict=True):
-                    if checked["state"].get(i):
-                        self.state[p]["state"] = checked["state"][i]["state"].clone().to(p.device)
+                    for name, value in (checked["state"].get(i) or {}).items():
+                        if isinstance(value, Tensor):
+                            self.state[p][name] = value.clone().to(p.device)
 
         # After the hooks that adapt a state_dict, and before those that look at the result.
         hooks = [

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from l2o.torch._coordinates import count, flat
 from l2o.torch._optimizer import LearnedOptimizer
 from l2o.torch._plain import same_weights
+from l2o.torch._rule import AbstractListwise
 
 
 @dataclasses.dataclass
@@ -86,6 +87,11 @@ class Recorder(TorchFunctionMode):
             first, *others = optimizer.param_groups
             if any(not _same_rule(group, first) for group in others):
                 raise ValueError("A recording is of one rule, but the optimizer's groups have weights of their own.")
+            if isinstance(optimizer._rule(0, torch.device("cpu")), AbstractListwise):
+                raise ValueError(
+                    f"A recording is replayed for blocks of coordinates, which {first['weights']['architecture']} does not "
+                    "take. Meta-train it on a task in JAX."
+                )
             self._optimizer = optimizer
             for group in optimizer.param_groups:
                 for p in group["params"]:
@@ -116,7 +122,7 @@ class Recorder(TorchFunctionMode):
                 "that are trained get a gradient at every step."
             )
         for batch, (params, record) in zip(seen, self._batches, strict=True):
-            record["gradients"].append(torch.cat([flat(p.grad) for p in params]).to(batch.rule.dtype))
+            record["gradients"].append(torch.cat([flat(p.grad) for p in params]).to(record["params"].dtype))
             record["lr"].append(float(batch.group["lr"]))
             record["weight_decay"].append(float(batch.group["weight_decay"]))
         self._losses.append(self._loss)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from l2o.torch._coordinates import count, named
-from l2o.torch._rule import AbstractFlat
+from l2o.torch._rule import AbstractListwise, Rule
 
 # What DistributedDataParallel and torch.compile put before the names of a model's parameters.
 _WRAPPERS = re.compile(r"\b(module|_orig_mod)\.")
@@ -48,9 +48,7 @@ def check_groups(state_dict: Mapping[str, Any], groups: Sequence[dict[str, Any]]
                 )
 
 
-def check_states(
-    state_dict: Mapping[str, Any], groups: Sequence[dict[str, Any]], rules: Sequence[AbstractFlat]
-) -> None:
+def check_states(state_dict: Mapping[str, Any], groups: Sequence[dict[str, Any]], rules: Sequence[Rule]) -> None:
     """**Raises:** `ValueError` if a state does not fit its parameter and the rule that is to go on with it."""
     left = set(state_dict["state"])
     for index, (saved, group, rule) in enumerate(zip(state_dict["param_groups"], groups, rules, strict=True)):
@@ -73,6 +71,10 @@ def check_states(
 
 
 def _problem(entry, p, rule) -> str | None:
+    if isinstance(rule, AbstractListwise):
+        if not isinstance(entry, Mapping):
+            return f"its state is of another optimizer (it is a {type(entry).__name__})."
+        return rule.problem(entry, p)
     state = entry.get("state") if isinstance(entry, Mapping) else None
     if not isinstance(state, Tensor):
         return f'its state has no tensor named "state", and so is of another optimizer (it has {_keys(entry)}).'

@@ -1,6 +1,7 @@
 """An optimizer's state on disk, for PyTorch and JAX alike; `l2o.optimizers.states`, the other side, describes the format."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from l2o.io import weights as _weights
 from l2o.io.door import shown
 from l2o.io.files import check_writable, write_whole
 from l2o.torch._build import of_part
-from l2o.torch._coordinates import count
+from l2o.torch._coordinates import count, flat
 from l2o.torch._optimizer import LearnedOptimizer
 from l2o.torch._options import load_weights
+from l2o.torch._rule import AbstractListwise
 
 
 def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
@@ -28,9 +30,12 @@ def save_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
     arrays, groups = {}, []
     for index, group in enumerate(optimizer.param_groups):
         rule = optimizer._rule(index, torch.device("cpu"))
-        states = [rule.init(0, torch.device("cpu")), *(optimizer._state_of(rule, p).cpu() for p in group["params"])]
-        for name, part in rule.unpack(torch.cat(states, dim=1)).items():
-            arrays[f"{index}{name}"] = part.contiguous()
+        if isinstance(rule, AbstractListwise):
+            parts = _joined(rule, [(p, optimizer.state.get(p) or rule.init(p)) for p in group["params"]])
+        else:
+            states = [rule.init(0, torch.device("cpu")), *(optimizer._state_of(rule, p).cpu() for p in group["params"])]
+            parts = rule.unpack(torch.cat(states, dim=1))
+        arrays |= {f"{index}{name}": part.contiguous() for name, part in parts.items()}
         options = {name: float(v) if isinstance(v, Tensor) else v for name, v in group.items()}
         groups.append({**_description(group), "options": {k: v for k, v in options.items() if _is_rate(k, v)}})
     path = Path(path)
@@ -65,21 +70,60 @@ def load_state(path: str | Path, optimizer: LearnedOptimizer) -> None:
             if found != value:
                 raise ValueError(f"Group {index} in {path} has {what} {shown(found)}, the optimizer's {value}.")
         rule = optimizer._rule(index, torch.device("cpu"))
-        num = sum(count(p) for p in group["params"])
-        parts = {}
-        for name, shape in rule.state_shapes.items():
+
+        def part(name, *shapes, kinds="f", index=index):
             array = arrays.get(f"{index}{name}")
-            if array is None or array.shape != (*shape, num) or array.dtype.kind != "f":
+            if array is None or array.shape not in shapes or array.dtype.kind not in kinds:
                 found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
                 raise ValueError(
-                    f"The state in {path} is of another optimizer (leaf {index}{name}: {found} vs numbers {[*shape, num]})."
+                    f"The state in {path} is of another optimizer (leaf {index}{name}: {found} vs numbers {list(shapes[0])})."
                 )
-            parts[name] = torch.from_numpy(array).to(rule.dtype)
-        loaded.append(rule.pack(parts).split([count(p) for p in group["params"]], dim=1))
+            return torch.from_numpy(array)
+
+        if isinstance(rule, AbstractListwise):
+            loaded.append(_split(rule, group["params"], part))
+            continue
+        num = sum(count(p) for p in group["params"])
+        parts = {name: part(name, (*shape, num)).to(rule.dtype) for name, shape in rule.state_shapes.items()}
+        states = rule.pack(parts).split([count(p) for p in group["params"]], dim=1)
+        loaded.append([{"state": state.to(p.device)} for p, state in zip(group["params"], states, strict=True)])
     for saved, group, states in zip(groups, optimizer.param_groups, loaded, strict=True):
         group.update(saved.options)
         for p, state in zip(group["params"], states, strict=True):
-            optimizer.state[p]["state"] = state.to(p.device)
+            optimizer.state[p].update(state)
+
+
+def _joined(rule: AbstractListwise, states: list[tuple[Tensor, dict[str, Any]]]) -> dict[str, Tensor]:
+    """The states of a group's parameters by the paths of JAX. Numbers are one for all that have taken the same steps."""
+    parts = {}
+    for name, path in rule.paths.items():
+        if name in rule.numbers:
+            found = [state[name] for _, state in states]
+            dtype = torch.int64 if isinstance(rule.numbers[name], int) else torch.float64
+            parts[path] = torch.tensor(found[0] if len(set(found)) == 1 else found, dtype=dtype)
+        else:
+            parts[path] = torch.cat([flat(state[name]).cpu() for _, state in states])
+    return parts
+
+
+def _split(rule: AbstractListwise, params: list[Tensor], part: Callable[..., Tensor]) -> list[dict[str, Any]]:
+    """The inverse of `_joined`; `part` finds an array by its path, or refuses it if it is of none of some shapes."""
+    states: list[dict[str, Any]] = [{} for _ in params]
+    for name, start in rule.numbers.items():
+        found = part(rule.paths[name], (), (len(params),), kinds="iu" if isinstance(start, int) else "f")
+        for state, number in zip(states, found.expand(len(params)).tolist(), strict=True):
+            state[name] = number
+    wanted = [rule.shapes(p) for p in params]
+    for name in wanted[0] if wanted else ():
+        sizes = [shapes[name][0].numel() * (2 if shapes[name][1].is_complex else 1) for shapes in wanted]
+        pieces = part(rule.paths[name], (sum(sizes),)).split(sizes)
+        for p, state, shapes, piece in zip(params, states, wanted, pieces, strict=True):
+            shape, dtype = shapes[name]
+            if dtype.is_complex:
+                piece = torch.view_as_complex(piece.view(*shape, 2).to(dtype.to_real(), copy=True))
+            # As `init` lays it out in memory.
+            state[name] = torch.zeros_like(p, dtype=dtype).copy_(piece.view(shape))
+    return states
 
 
 def _description(group) -> dict[str, Any]:
