@@ -297,7 +297,8 @@ def _along(curve, x):
     """Linear between 0 at the start and the curve's values at equal distances after it."""
     if curve is None:
         return jnp.zeros_like(x)
-    where = x[..., None] * curve.size - jnp.arange(1, curve.size + 1, dtype=x.dtype)  # in knots, from each
+    knots = jnp.arange(1, curve.size + 1, dtype=x.dtype).reshape((1,) * x.ndim + (-1,))
+    where = x[..., None] * curve.size - knots  # from each knot, in distances between knots
     return jnp.maximum(0.0, 1 - jnp.abs(where)) @ curve.astype(x.dtype)
 
 

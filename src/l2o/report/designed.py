@@ -62,7 +62,8 @@ def facts(found: Designed) -> dict[str, str]:
     return {
         "Problem": f"{found.name}, {found.num_params:,} parameters, "
         + ("the loss has no noise" if found.deterministic else "losses on minibatches"),
-        "Asked for": f"least loss after {found.horizon} steps" + (", or in the time that these take" * (found.by == "seconds")),
+        "Asked for": f"least loss after {found.horizon} steps"
+        + (", or in the time that these take" * (found.by == "seconds")),
         "It took": f"{duration(found.seconds)}; the searches took {runs}",
         "Best baseline": trials,
     }
@@ -89,7 +90,9 @@ def design_text(found: Designed) -> str:
     lines = [*verdict(found), "", *(f"{label}: {value}." for label, value in facts(found).items()), ""]
     lines += [f"What took part, and its mean loss on {len(found.winner.validation)} validation tasks:", ""]
     for row in rows(found):
-        lines.append(f"  {'*' if row.won else ' '} {row.name:<28} {row.loss:>10}  {row.low_high:<24} {row.against:>6}  {row.what}")
+        lines.append(
+            f"  {'*' if row.won else ' '} {row.name:<28} {row.loss:>10}  {row.low_high:<24} {row.against:>6}  {row.what}"
+        )
     for title, formula in formulas(found.winner):
         lines += ["", title, "", formula]
     return "\n".join(lines) + "\n"

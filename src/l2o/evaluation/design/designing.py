@@ -242,7 +242,7 @@ class _Design:
             cheaper = _cheaper(rule, self.seen)
             what = f"{best} with the power {cheaper.power:g}, searched on"
             self.searched("momentum with a cheap power", cheaper, cheap, _SIGMA_LATER, what)
-            if self.scores["momentum with a cheap power"] <= _LEVEL * self.scores[best]:
+            if self.scores.get("momentum with a cheap power", np.inf) <= _LEVEL * self.scores[best]:
                 best = "momentum with a cheap power"
         label = _label(self.seen)
         if label is not None:

@@ -1,0 +1,111 @@
+"""`l2o.search`: it finds what is known to be best, draws no candidate twice alike, and goes on to the bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import Descent, assert_trees_equal, bowls
+
+import l2o
+from l2o.core.finals import FinalLosses, final_losses
+from l2o.meta import search as module
+
+KEY = jax.random.key(3)
+OPTIONS = {"horizon": 5, "key": KEY, "population": 6, "num_tasks": 4, "num_validation": 8, "validate_every": 5}
+
+
+def parabola(key):
+    """|x|² / 2 from ones: descent at a rate of 1 ends at 0 in one step."""
+    return l2o.FunctionTask(lambda key: jnp.ones(3), lambda x, key: 0.5 * jnp.sum(x**2))
+
+
+def test_it_finds_the_rate_that_is_known_to_be_best():
+    start = Descent(jnp.log(0.2))
+    found = l2o.search(start, parabola, num_generations=25, **OPTIONS)
+    assert abs(float(found.optimizer.log_rate)) < 0.02
+    assert found.score < 1e-6 < found.start_score
+    assert found.score == min(row["validation_loss"] for row in found.history if "validation_loss" in row)
+    # All of a generation on half of the tasks, half of them on the others; the start and five means on the validation tasks.
+    assert found.num_runs == 25 * (6 * 2 + 3 * 2) + 8 * (1 + 5)
+
+
+def test_the_start_is_a_candidate_too():
+    found = l2o.search(Descent(jnp.log(1.0)), parabola, num_generations=2, sigma=3.0, **OPTIONS)
+    assert float(found.optimizer.log_rate) == 0.0
+    assert found.score == found.start_score
+
+
+def test_it_goes_on_to_the_bit(tmp_path):
+    whole = l2o.search(Descent(jnp.log(0.2)), bowls, num_generations=7, **OPTIONS)
+    stopped = lambda row: row["generation"] == 4
+    l2o.search(Descent(jnp.log(0.2)), bowls, num_generations=7, folder=tmp_path, on_generation=stopped, **OPTIONS)
+    resumed = l2o.search(Descent(jnp.log(0.2)), bowls, num_generations=7, folder=tmp_path, resume=True, **OPTIONS)
+    assert_trees_equal(resumed.optimizer, whole.optimizer)
+    assert_trees_equal(resumed.last, whole.last)
+    assert resumed.score == whole.score
+    with pytest.raises(FileExistsError, match="--resume"):
+        l2o.search(Descent(jnp.log(0.2)), bowls, num_generations=7, folder=tmp_path, **OPTIONS)
+    with pytest.raises(ValueError, match="sigma"):
+        l2o.search(Descent(jnp.log(0.2)), bowls, num_generations=7, folder=tmp_path, resume=True, sigma=0.1, **OPTIONS)
+
+
+def test_those_that_fall_out_of_the_race_come_last():
+    runs = []
+
+    def losses(xs, keys):
+        runs.append((len(xs), len(keys)))
+        return np.asarray([[x + (key if x == 1 else 0) for key in keys] for x in xs], float)
+
+    # The first half of the tasks are run second: there the candidate 1 is found out, but it stays ahead of those left behind.
+    means, ranks = module._judged(losses, [3.0, 1.0, 4.0, 2.0], np.asarray([9.0, 9.0, 0.0, 0.0]), racing=True)
+    assert runs == [(4, 2), (2, 2)]
+    np.testing.assert_allclose(means, [3.0, 5.5, 4.0, 2.0])
+    np.testing.assert_array_equal(ranks, [2, 1, 3, 0])
+
+
+def test_a_candidate_that_diverges_on_one_task_is_last():
+    losses = lambda xs, keys: np.asarray([[np.inf if x == 0 and key == 1 else x for key in keys] for x in xs], float)
+    means, ranks = module._judged(losses, [0.0, 1.0, 2.0, 3.0], np.asarray([0.0, 1.0]), racing=False)
+    assert means[0] == np.inf
+    np.testing.assert_array_equal(ranks, [3, 0, 1, 2])
+
+
+def test_bounds_are_kept():
+    found = l2o.search(Descent(jnp.log(0.2)), parabola, num_generations=15, bounds=0.5, **OPTIONS)
+    assert abs(float(found.last.log_rate) - np.log(0.2)) <= 0.5 + 1e-6
+    assert float(found.optimizer.log_rate) > np.log(0.2) + 0.4  # as near to 0 as it may
+
+
+def test_everything_diverging_is_an_error():
+    cliff = lambda key: l2o.FunctionTask(lambda key: jnp.ones(1), lambda x, key: jnp.sum(jnp.where(x == 1, x, jnp.nan)))
+    with pytest.raises(FloatingPointError, match="smaller rate"):
+        l2o.search(Descent(jnp.log(0.2)), cliff, num_generations=3, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"population": 3}, "at least 4"),
+        ({"num_tasks": 0}, "num_tasks"),
+        ({"sigma": -1.0}, "sigma"),
+        ({"bounds": 0.0}, "bounds"),
+        ({"resume": True}, "folder"),
+        ({"horizon": 0}, "horizon"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_run(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        l2o.search(Descent(jnp.log(0.2)), parabola, num_generations=1, **{**OPTIONS, **wrong})
+
+
+def test_final_losses_are_the_ends_of_curves():
+    """Of a rule on tasks without noise; however the tasks are batched, and whatever runs beside it."""
+    rates = jnp.log(jnp.asarray([0.1, 0.15, 0.2]))
+    keys = jax.random.split(KEY, 6)
+    found = final_losses(Descent, rates, bowls, keys, horizon=4)
+    for batch_size in (1, 4, None):
+        runs = FinalLosses(Descent(rates[0]), bowls, horizon=4, batch_size=batch_size)
+        np.testing.assert_allclose(runs(Descent(rates), keys), found, rtol=1e-4)
+    for i, rate in enumerate(rates):
+        curves = l2o.loss_curves(Descent(rate), bowls, horizon=4, num_tasks=6, key=KEY)
+        np.testing.assert_allclose(found[i], curves[:, -1], rtol=1e-4)
