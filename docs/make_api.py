@@ -37,6 +37,7 @@ MODULES = [
     "l2o.optimizers.ntm_bfgs",
     "l2o.meta.recording",
     "l2o.meta.imitation",
+    "l2o.core.intervals",
     "l2o.evaluation.analysis",
     "l2o.evaluation.statistics",
     "l2o.evaluation.costs",

@@ -15,6 +15,7 @@ from .evaluation.statistics import bootstrap_interval, ratio_interval
 from .evaluation.trials import Trial, Tuned
 from .evaluation.tuning import Search, tune
 from .io import data as data
+from .meta.distill import Distilled, distill
 from .meta.estimators import AbstractGradientEstimator, Estimate
 from .meta.estimators.bptt import BPTT
 from .meta.estimators.mixture import Mixture
@@ -56,6 +57,7 @@ __all__ = [
     "Chained",
     "CoordinatewiseBeyond",
     "Curves",
+    "Distilled",
     "Estimate",
     "Explanation",
     "FunctionTask",
@@ -90,6 +92,7 @@ __all__ = [
     "compare",
     "data",
     "default_outer_optimizer",
+    "distill",
     "evaluate",
     "explain",
     "load",
