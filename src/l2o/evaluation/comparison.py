@@ -73,7 +73,7 @@ def compare(
         A panel whose params an optimizer refuses is recorded as left out.
     - `test_keys`: report on these keys, one a task, and not on `num_tasks` drawn from `key`: say on each of a finite set of
         tasks once (`l2o.tasks.style.each_picture`).
-    - `measure_costs`: time a step of each, side by side, after all runs.
+    - `measure_costs`: time a step of each, side by side, after all runs, so that losses are told by the second too.
     - `folder`: where to record; default nowhere. `resume`: go on with the comparison there; panels and optimizers may be new.
     - `on_done(panel, optimizer, record)` is called after each cell, from the thread that ran it.
 

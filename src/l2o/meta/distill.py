@@ -27,7 +27,7 @@ from l2o.core.finite import all_finite
 from l2o.core.intervals import IntervalEstimate, ratio_interval
 from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, check_optimizer
 from l2o.core.task import TaskFamily, check_family
-from l2o.meta.lessons import Lessons, Recorder, check_memory, errors, example_params, parts_of, replayed, weights
+from l2o.meta.lessons import Lessons, Recorder, check_memory, errors, example_params, parts_of, replayed
 from l2o.meta.step import check_trainable
 from l2o.optimizers.wrappers.beyond import bare
 from l2o.optimizers.wrappers.chain import chain
@@ -216,7 +216,7 @@ class _Fit:
         self.num_runs, self.num_skipped, self.history = len(lessons.losses), 0, []
         # Room for the student's own runs, so that one program does for all of them.
         self.lessons = [
-            jax.tree.map(lambda x: jnp.zeros((most_runs, *x.shape[1:]), x.dtype).at[: len(x)].set(x), lesson)
+            jax.tree.map(lambda x: jnp.zeros((most_runs, *x.shape[1:]), x.dtype).at[: len(x)].set(x), lesson.weighted())
             for lesson in lessons.parts
         ]
         self.state = outer_opt.init(eqx.filter(student, eqx.is_inexact_array))
@@ -228,7 +228,7 @@ class _Fit:
             return
         at = self.num_runs
         self.lessons = [
-            jax.tree.map(lambda x, new: x.at[at].set(new[0]), old, lesson)
+            jax.tree.map(lambda x, new: x.at[at].set(new[0]), old, lesson.weighted())
             for old, lesson in zip(self.lessons, lessons.parts, strict=True)
         ]
         self.num_runs += 1
@@ -236,19 +236,19 @@ class _Fit:
     def step(self, length, on_step) -> bool:
         """One meta-step on the first `length` steps of runs; whether it is to be the last."""
         key = _keys.of_item(self.key, len(self.history))
-        arguments = (self.student, self.state, self.lessons, jnp.asarray(self.num_runs), key)
-        settings = (self.outer_opt, tuple(part._replace(places=()) for part in self.parts), length, self.num_together)
+        arguments = (self.student, self.state, self.lessons, jnp.asarray(self.num_runs), jnp.asarray(length), key)
+        settings = (self.outer_opt, tuple(part._replace(places=()) for part in self.parts), self.num_together)
         self.student, self.state, error, taken = self.program(*arguments, *settings)
         self.num_skipped += not bool(taken)
         self.history.append({"step": len(self.history) + 1, "length": length, "error": float(error)})
         return on_step is not None and on_step(self.history[-1]) is True
 
 
-def _step(student, state, lessons, num_runs, key, outer_opt, parts, length, num_together):
+def _step(student, state, lessons, num_runs, length, key, outer_opt, parts, num_together):
     def error(student):
         keys = jax.random.split(key, len(parts))
         found = [
-            _error(p, student, x, num_runs, k, length, num_together)
+            _error(p, student, x, num_runs, length, k, num_together)
             for p, x, k in zip(parts, lessons, keys, strict=True)
         ]
         return sum(found) / len(found)
@@ -261,7 +261,7 @@ def _step(student, state, lessons, num_runs, key, outer_opt, parts, length, num_
     return jax.tree.map(keep, new, student), jax.tree.map(keep, new_state, state), value, taken
 
 
-def _error(part, student, lesson, num_runs, key, length, num_together):
+def _error(part, student, lesson, num_runs, length, key, num_together):
     """The error on what is drawn of the lesson: coordinates of eight runs, or all those of one."""
     run_key, place_key = jax.random.split(key)
     if part.like is None:
@@ -270,6 +270,9 @@ def _error(part, student, lesson, num_runs, key, length, num_together):
         places = jax.random.randint(place_key, runs.shape, 0, part.num)
     else:
         runs, places = jnp.repeat(jax.random.randint(run_key, (), 0, num_runs), part.num), jnp.arange(part.num)
-    gradients, params, wanted = (x[runs, :length, places].T for x in lesson)
-    apart = (replayed(part.rule(student), gradients, params, part.like) - wanted) ** 2
-    return jnp.mean(apart * weights(lesson.wanted[:, :length])[runs].T)
+    *met, weight = lesson
+    gradients, params, wanted = (x[runs, :, places].T for x in met)
+    apart = replayed(part.rule(student), gradients, params, part.like) - wanted
+    # `length` is no shape, so that one program does for all stages.
+    seen = (jnp.arange(len(apart)) < length)[:, None]
+    return jnp.sum(jnp.where(seen, apart, 0) ** 2 * weight[runs].T) / (length * runs.size)

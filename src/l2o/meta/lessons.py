@@ -74,6 +74,10 @@ class Lesson(NamedTuple):
     params: Any
     wanted: Any  # the updates that the teacher proposed
 
+    def weighted(self) -> tuple[Any, Any, Any, Any]:
+        """With the `weights` of its runs."""
+        return (*map(jnp.asarray, self), weights(jnp.asarray(self.wanted)))
+
 
 def parts_of(student: AbstractLearnedOptimizer, params: PyTree, most: int) -> list[Part]:
     """The parts of `params` that the student's rules learn on: sampled if all rules are coordinatewise, else whole."""
@@ -231,17 +235,19 @@ def weights(wanted: Float[Array, "num_runs length num"]) -> Float[Array, "num_ru
 def errors(student: AbstractLearnedOptimizer, parts: Sequence[Part], lessons: Lessons) -> list[float]:
     """Each part's relative squared error: the mean over runs, all of whose recorded coordinates are looked at."""
 
-    def error(rule, lesson, like):
+    def error(rule, lessons, like):
         def one(run):
             gradients, params, wanted, weight = run
             apart = jnp.mean((replayed(rule, gradients, params, like) - wanted) ** 2, axis=1)
             return jnp.mean(apart * weight)
 
-        return jnp.mean(jax.lax.map(one, (*lesson, weights(lesson.wanted))))
+        return jnp.mean(jax.lax.map(one, lessons))
 
     run = parallel.jit_for_now(error)
-    lessons_ = [Lesson(*map(jnp.asarray, lesson)) for lesson in lessons.parts]
-    return [float(run(part.rule(student), lesson, part.like)) for part, lesson in zip(parts, lessons_, strict=True)]
+    return [
+        float(run(part.rule(student), lesson.weighted(), part.like))
+        for part, lesson in zip(parts, lessons.parts, strict=True)
+    ]
 
 
 def example_params(family: TaskFamily, key: PRNGKeyArray) -> PyTree:
