@@ -40,6 +40,7 @@ MODULES = [
     "l2o.core.intervals",
     "l2o.evaluation.analysis",
     "l2o.evaluation.statistics",
+    "l2o.evaluation.seconds",
     "l2o.evaluation.costs",
     "l2o.evaluation.surrogates",
     "l2o.tasks.style",

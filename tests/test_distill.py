@@ -35,7 +35,7 @@ def recorder(student, teacher, family, most=1000, horizon=6):
 
 @pytest.fixture(scope="module")
 def copied():
-    return distilled(descent(0.01), descent(0.1), nets, num_own_runs=2)
+    return distilled(descent(0.01), descent(0.1), nets, num_own_runs=2, num_steps=120)
 
 
 def test_a_student_of_the_teachers_class_becomes_the_teacher(copied):
@@ -44,7 +44,7 @@ def test_a_student_of_the_teachers_class_becomes_the_teacher(copied):
     assert result.error < 1e-3
     assert result.lost.value == pytest.approx(1, abs=0.01)
     assert result.lost.low <= result.lost.value <= result.lost.high
-    assert (result.num_steps, result.num_skipped, result.num_diverged) == (80, 0, 0)
+    assert (result.num_steps, result.num_skipped, result.num_diverged) == (120, 0, 0)
     assert (result.num_runs, result.num_inner_steps) == (6, 6 * 12)  # four of the teacher's and two of its own
     assert result.history[0]["error"] > 100 * result.history[-1]["error"]
     assert [row["length"] for row in (result.history[0], result.history[-1])] == [3, 12]
