@@ -42,8 +42,8 @@ class Distilled:
 
     optimizer: AbstractLearnedOptimizer  # the student, as of the last meta-step
     error: float  # the relative squared error of its updates, in runs of the teacher on fresh tasks
-    # The student's mean final loss over the teacher's on fresh tasks, with its 95 % interval. NaN where losses have no ratio, as one
-    # of them is negative or the teacher's is zero; infinite where the student diverged.
+    # The student's mean final loss over the teacher's on fresh tasks, with its 95 % interval. NaN where losses have no ratio, as
+    # one of them is negative or the teacher's is zero; infinite where the student diverged.
     lost: IntervalEstimate
     num_diverged: int  # fresh tasks on which the student ended at a loss that is not finite
     num_steps: int  # meta-steps done, skipped ones included
