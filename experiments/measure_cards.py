@@ -41,14 +41,22 @@ for name, problem, family, horizon, window, num_tasks in CASES:
         continue
     num_tasks = max(4, num_tasks // 10) if arguments.quick else num_tasks
     panel = l2o.Panel(lambda: family, horizon, horizon, problem, window, None if name == "lstm-quadratic" else 1)  # noqa: B023
-    records = comparison.compare(
+    found = comparison.compare(
         {problem: panel},
         (name, *l2o.baselines.PAPER_BASELINES),
         key=jax.random.key(7),
         num_tasks=num_tasks,
         tune_tasks=max(4, num_tasks // 4),
-        measure_costs=False,
-    ).records[problem]
+    )
+    records, timed = found.records[problem], analysis.clock(found, problem)
     learned = analysis.loss_at(records[name], horizon, window).mean()
     best, ratio, low, high = analysis.ratio_to_best(records, name, horizon, window)
     print(f"{name} on {problem}: {learned:.4g}, {ratio:.2f} [{low:.2f}, {high:.2f}] of {best}", flush=True)
+    if timed is not None:
+        it = timed.optimizers[name]
+        print(
+            f"    in equal seconds, step {it.step}: {it.loss.value:.4g}, {it.ratio.value:.2f} "
+            f"[{it.ratio.low:.2f}, {it.ratio.high:.2f}]; to {best}'s loss: {'' if it.reached else '> '}"
+            f"{it.seconds_to_target / timed.seconds:.2f} times its seconds",
+            flush=True,
+        )

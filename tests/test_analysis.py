@@ -97,6 +97,22 @@ def test_costs_are_measured():
     assert all(0 < c.ms_optimizer < 1000 and 0 < c.ms_step < 1000 for c in measured.values())
 
 
+def test_a_step_takes_as_long_as_its_run():
+    """Not as the sum of a gradient and an update, each a program of its own."""
+    calls = []
+
+    def family(key):
+        def loss(x, key):
+            jax.debug.callback(lambda: calls.append(1))
+            return jnp.sum(x**2)
+
+        return l2o.FunctionTask(lambda key: jnp.ones(3), loss)
+
+    timing.step_costs({"sgd": optax.sgd(0.1), "adam": optax.adam(0.1)}, family, key=KEY, num_steps=3, seconds=1e-9)
+    jax.effects_barrier()
+    assert len(calls) == 2 * 5 * 3  # a gradient in each step of each, in five rounds, and none but these
+
+
 def test_the_evaluations_of_a_line_search_are_timed_on_true_gradients():
     """On a bowl L-BFGS tries one point a step; with anything but the gradient it would try none, or all that it may."""
 
@@ -113,4 +129,4 @@ def test_the_evaluations_of_a_line_search_are_timed_on_true_gradients():
     )
     jax.effects_barrier()
     rounds = 5  # one while compiling, and four
-    assert len(counted) == 3 * rounds * num_steps  # of the gradients alone; those of L-BFGS; and its searches
+    assert len(counted) == 4 * rounds * num_steps  # SGD's steps; those of L-BFGS, and its searches; the gradients alone

@@ -90,6 +90,7 @@ def test_compare_own_weights(trained):
     options = ["--horizon", "20", "--num-tasks", "4", "--tune-tasks", "2", "--folder", "comparison"]
     done = run("compare", "my_module:family", "run/weights.safetensors", "adam", "sgd", *options, cwd=folder)
     assert "run/weights.safetensors / " in done.stdout
+    assert "In equal seconds, step " in done.stdout
     rows = json.loads((folder / "comparison" / "table.json").read_text())
     assert {row["optimizer"] for row in rows} == {"run/weights.safetensors", "adam", "sgd"}
 

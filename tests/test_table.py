@@ -29,10 +29,23 @@ def test_text_has_a_row_for_each_optimizer():
     text = str(three_panels().table([20])).splitlines()
     assert text[:2] == [
         "easy: mean loss over tasks [95 % interval]",
-        "optimizer            loss at 20    / adam at 20  s/run",
+        "optimizer            loss at 20    / adam at 20  s/run        loss in 0.04 s  s to 0.375",
     ]
-    assert text[2].split() == ["fast", "0.188", "[0.149,", "0.226]", "0.5", "[0.5,", "0.5]", "0.08"]
-    assert text[4].endswith("best baseline   0.04")
+    assert text[2].split() == [
+        "fast",
+        "0.188",
+        "[0.149,",
+        "0.226]",
+        "0.5",
+        "[0.5,",
+        "0.5]",
+        "0.08",
+        "0.375",
+        "[0.298,",
+        "0.452]",
+        "0.04",
+    ]
+    assert "best baseline   0.04" in text[4]
     assert len({len(line) for line in text[1:5]}) == 1
     assert repr(three_panels().table()) == str(three_panels().table())
 
@@ -52,6 +65,20 @@ def test_losses_are_means_over_the_window():
     found = comparison({"p": {"adam": record(decay(), tuned=tuned())}}, window=5)
     (mean,) = found.table([20]).panels[0].rows[0].losses
     assert mean.value == pytest.approx(1.5 * np.mean([0.5 ** (t / 10) for t in range(16, 21)]), rel=1e-6)
+
+
+def test_whose_steps_were_not_all_recorded_has_an_asterisk_and_a_note():
+    found = three_panels()
+    found.costs["easy"]["sgd"] = found.costs["easy"]["sgd"]._replace(ms_step=0.5)  # 80 steps in the time of adam's 20
+    *_, sgd, _, note = str(found.table([20]).panels[0:1][0].cells()), "", found.table([20]).panels[0].notes()
+    assert "0.281 [0.223, 0.339] *" in sgd
+    assert note == ["* sgd: its loss after 40 steps, all that were recorded; in that time it takes 80."]
+    assert found.table().markdown().count("all that were recorded") == 1
+
+
+def test_without_costs_nothing_is_said_by_the_clock():
+    found = three_panels()._replace(costs={})
+    assert found.table([20]).panels[0].cells()[0] == ["optimizer", "loss at 20", "/ adam at 20", "s/run"]
 
 
 def test_a_single_task_has_no_interval():

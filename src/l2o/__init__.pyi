@@ -16,6 +16,7 @@ from .evaluation.statistics import bootstrap_interval, ratio_interval
 from .evaluation.trials import Trial, Tuned
 from .evaluation.tuning import Search, tune
 from .io import data as data
+from .meta.distill import Distilled, distill
 from .meta.estimators import AbstractGradientEstimator, Estimate
 from .meta.estimators.bptt import BPTT
 from .meta.estimators.mixture import Mixture
@@ -60,6 +61,7 @@ __all__ = [
     "CoordinatewiseBeyond",
     "Curves",
     "Designed",
+    "Distilled",
     "Estimate",
     "Explanation",
     "FunctionTask",
@@ -97,6 +99,7 @@ __all__ = [
     "data",
     "default_outer_optimizer",
     "design",
+    "distill",
     "evaluate",
     "explain",
     "load",

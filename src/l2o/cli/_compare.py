@@ -160,7 +160,11 @@ def _print_panel(result, name, panel):
     if any(not record.learned for record in result.records[name].values()):
         for optimizer, record in result.records[name].items():
             if record.learned:
-                back = analysis.pay_back(result, name, optimizer)
+                timed, back = analysis.clock(result, name), analysis.pay_back(result, name, optimizer)
                 console.print(
                     f"{optimizer} / {back.best} at step {panel.horizon}: {back.ratio:.3f} [{back.low:.3f}, {back.high:.3f}]"
                 )
+                if timed is not None and (it := timed.optimizers.get(optimizer)) is not None and it.ratio is not None:
+                    cut = "" if it.recorded else f" ({it.cut()})"
+                    told = f"{it.ratio.value:.3f} [{it.ratio.low:.3f}, {it.ratio.high:.3f}]{cut}"
+                    console.print(f"In equal seconds, step {it.step}: {told}", soft_wrap=True)

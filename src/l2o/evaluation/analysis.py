@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from l2o.evaluation import costs, statistics
 from l2o.evaluation.records import Comparison, Record
+from l2o.evaluation.seconds import Clock, clock_of, mean_curve
 from l2o.evaluation.statistics import IntervalEstimate, bootstrap_interval, ratio_interval
 from l2o.evaluation.trials import SCHEDULES
 from l2o.io.files import write_whole
@@ -245,7 +246,7 @@ def pay_back(comparison: Comparison, panel: str, name: str) -> PayBack:
     """
     setting, records = comparison.panels[panel], comparison.records[panel]
     best, ratio, low, high = ratio_to_best(records, name, setting.horizon, setting.window)
-    curve = _mean_curve(records[best], setting.window)
+    curve = mean_curve(records[best], setting.window)
     goal = _mean(loss_at(records[name], setting.horizon, setting.window))
     # What has diverged is reached at the start.
     reached = statistics.steps_to_reach(curve, goal) if np.isfinite(goal) else 0
@@ -269,15 +270,45 @@ def pay_back(comparison: Comparison, panel: str, name: str) -> PayBack:
     return PayBack(best, ratio, low, high, steps, speed_up, tuning, tuned)
 
 
+def clock(comparison: Comparison, panel: str) -> Clock | None:
+    """Everyone's loss in the time that the best baseline of `panel` takes to the horizon, and the time that its loss takes them.
+
+    None where there is no baseline, or what its steps take was not measured.
+    """
+    setting, records = comparison.panels[panel], comparison.records[panel]
+    if all(record.learned for record in records.values()):
+        return None
+    best = best_baseline(records, setting.horizon, setting.window)
+    return clock_of(records, comparison.costs.get(panel, {}), best, setting.horizon, setting.window)
+
+
 def all_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """A tidy table of all panels: one row per panel, optimizer and step (the horizon, and `run_to`), with costs."""
+    """A tidy table of all panels: one row per panel, optimizer and step (the horizon, and `run_to`), with costs.
+
+    What is said by the clock (`clock`) is the same in all rows of an optimizer.
+    """
     rows_ = []
     for panel, setting in comparison.panels.items():
-        records = comparison.records[panel]
+        records, timed = comparison.records[panel], clock(comparison, panel)
         for row in rows(records, sorted({setting.horizon, setting.run_to}), setting.window):
             cost = comparison.costs.get(panel, {}).get(row["optimizer"])
-            rows_.append({"panel": panel, **row, **(cost._asdict() if cost else {})})
+            told = _by_the_clock(timed, row["optimizer"]) if timed and cost else {}
+            rows_.append({"panel": panel, **row, **(cost._asdict() if cost else {}), **told})
     return rows_
+
+
+def _by_the_clock(timed, name):
+    it, bounds = timed.optimizers[name], timed.optimizers[name].loss[1:]
+    return {
+        "seconds": timed.seconds,
+        "seconds_steps": it.steps,
+        "seconds_recorded": it.recorded,
+        "seconds_mean": it.loss.value,
+        "seconds_mean_interval": None if np.isnan(bounds).any() else bounds,
+        "target": None if np.isnan(timed.target) else timed.target,
+        "target_seconds": it.seconds_to_target,
+        "target_reached": it.reached,
+    }
 
 
 def write_table(comparison: Comparison, folder: Path) -> None:
@@ -307,10 +338,3 @@ def _flat(row):
 def _mean(values):
     with np.errstate(all="ignore"):
         return float(np.mean(values))
-
-
-def _mean_curve(record, window):
-    """Mean over tasks of losses averaged over `window` steps; entry 0 is of the first whole window."""
-    with np.errstate(all="ignore"):
-        mean = record.curves.losses.mean(axis=0)
-        return np.convolve(np.where(np.isfinite(mean), mean, np.inf), np.ones(window) / window, "valid")

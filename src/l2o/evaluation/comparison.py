@@ -66,14 +66,14 @@ def compare(
 
     - `panels`: by name; a suite's (`l2o.evaluation.suites`) or your own: `{"mine": Panel(lambda: family, 100, 200, "ours")}`.
     - `optimizers`: names of baselines, and whatever `l2o.load` takes (shipped names, weights files, folders, "user/repo");
-        or a mapping from a name of your choice to one of those, to a learned optimizer, to the result of `meta_train` (its
-        cost is then reported), or to any optax transformation, which is taken as it is. Weights that are named are held at
-        their horizon, as by `l2o.load`; pass `l2o.load(name, beyond=None)` to see the rule go on. Only baselines are tuned, on
-        `tune_tasks` tasks by `search`. Weights are warned of where gradients are far from those of their training.
+        or a mapping from a name of your choice to one of those, to a learned optimizer, to the result of `meta_train` or
+        `distill` (its cost is then reported), or to any optax transformation, which is taken as it is. Weights that are named are
+        held at their horizon, as by `l2o.load`; pass `l2o.load(name, beyond=None)` to see the rule go on. Only baselines are
+        tuned, on `tune_tasks` tasks by `search`. Weights are warned of where gradients are far from those of their training.
         A panel whose params an optimizer refuses is recorded as left out.
     - `test_keys`: report on these keys, one a task, and not on `num_tasks` drawn from `key`: say on each of a finite set of
         tasks once (`l2o.tasks.style.each_picture`).
-    - `measure_costs`: time a step of each, side by side, after all runs.
+    - `measure_costs`: time a step of each, side by side, after all runs, so that losses are told by the second too.
     - `folder`: where to record; default nowhere. `resume`: go on with the comparison there; panels and optimizers may be new.
     - `on_done(panel, optimizer, record)` is called after each cell, from the thread that ran it.
 

@@ -21,6 +21,7 @@ from l2o.evaluation.tuning import Search
 from l2o.io import weights as _weights
 from l2o.io.fingerprint import Fingerprints, Unfingerprintable
 from l2o.io.horizon import passed
+from l2o.meta.distill import Distilled
 from l2o.meta.train import MetaTrained
 from l2o.optimizers import baselines, pretrained
 from l2o.optimizers.baselines import Baseline
@@ -83,6 +84,9 @@ def _contender(name, value):
         return Contender(baseline=value)
     if isinstance(value, MetaTrained):
         cost = MetaTraining(value.seconds, value.num_episodes, value.num_inner_steps)
+        return Contender(value.optimizer, learned=True, meta_training=cost)
+    if isinstance(value, Distilled):
+        cost = MetaTraining(value.seconds, value.num_runs, value.num_inner_steps)
         return Contender(value.optimizer, learned=True, meta_training=cost)
     if not isinstance(value, str | Path):
         check_optimizer(f"optimizers[{name!r}]", value)

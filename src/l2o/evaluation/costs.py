@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 class StepCost(NamedTuple):
     """A step of one optimizer on one family, one task alone on one device."""
 
-    ms_step: float  # loss and gradient, and the update
+    ms_step: float  # of a whole step: loss and gradient, and the update
     ms_optimizer: float  # the update alone; a line search's evaluations are part of it
     state_bytes: int  # of the optimizer's state, beside the params
     num_params: int

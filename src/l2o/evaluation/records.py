@@ -45,6 +45,9 @@ class Comparison(NamedTuple):
     def table(self, steps: Sequence[int] | None = None) -> "Table":
         """A row per optimizer: mean losses with 95 % intervals, their ratio to the best baseline's, and the seconds of a run.
 
+        Where costs were measured, also the mean loss in the time that the best baseline's run to the horizon takes, and the
+        seconds that everyone takes to its loss. An asterisk marks those of whom too few steps were recorded for that time.
+
         ```python
         print(l2o.compare(panels, ["lstm-mnist", "adam"], key=key).table())
         ```

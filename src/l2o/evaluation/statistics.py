@@ -6,24 +6,18 @@ measures the coverage. Across families, resampling is stratified: seeds are draw
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.special
 import scipy.stats
 from jaxtyping import Float
 
-from l2o.core.checks import count, real
+from l2o.core.checks import count
+from l2o.core.intervals import IntervalEstimate, check_bootstrap, resample
+from l2o.core.intervals import ratio_interval as ratio_interval
 
 Scores = Mapping[str, Float[np.ndarray, " num_seeds"]]  # by family
-
-
-class IntervalEstimate(NamedTuple):
-    """A statistic, and the bounds of its interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def bootstrap_interval(
@@ -41,14 +35,14 @@ def bootstrap_interval(
     $\Phi(\sqrt{n/(n-1)}\, t_{n-1,\alpha/2})$ (Hesterberg 2015, section 4.1). The mean of values none of which is negative
     is not below 0. A single value has no interval: NaN.
     """
-    _check(confidence, num_resamples)
+    check_bootstrap(confidence, num_resamples)
     values = np.asarray(values, float)
     if len(values) < 2:
         return float("nan"), float("nan")
     if statistic is np.mean:
         low, high = mean_band(values[:, None], confidence=confidence, num_resamples=num_resamples, seed=seed)
         return float(low[0]), float(high[0])
-    statistics = statistic(_resample(values, num_resamples, seed), axis=1)
+    statistics = statistic(resample(values, num_resamples, seed), axis=1)
     low, high = np.quantile(statistics, _expanded([len(values)], confidence))
     return float(low), float(high)
 
@@ -57,7 +51,7 @@ def mean_band(
     values: Float[np.ndarray, "num steps"], *, confidence: float = 0.95, num_resamples: int = 500, seed: int = 0
 ) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
     """The mean's interval at every step of curves, as `bootstrap_interval` computes it; NaN where a run is not finite."""
-    _check(confidence, num_resamples)
+    check_bootstrap(confidence, num_resamples)
     values = np.asarray(values, float)
     num = len(values)
     if num < 2:
@@ -79,50 +73,6 @@ def mean_band(
         return np.maximum(mean - upper * error, floor), mean - lower * error
 
 
-def ratio_interval(
-    numerator: Float[np.ndarray, " num"],
-    denominator: Float[np.ndarray, " num"],
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    r"""Ratio of the means of paired positive values (same tasks) and its paired interval: (ratio, low, high).
-
-    NaN, all three, where a mean is negative or the denominator's is zero: such a ratio says nothing.
-
-    Studentized in $\log(\bar x / \bar y)$, whose error by the delta method is the deviation of
-    $x_i / \bar x - y_i / \bar y$ over $\sqrt n$. NaN bounds where a run is not finite.
-    """
-    _check(confidence, num_resamples)
-    x, y = np.asarray(numerator, float), np.asarray(denominator, float)
-    if x.shape != y.shape:
-        raise ValueError(
-            f"`numerator` and `denominator` must be of the same tasks, got {x.shape} and {y.shape} values."
-        )
-    with np.errstate(all="ignore"):
-        if x.mean() < 0 or y.mean() <= 0:
-            return float("nan"), float("nan"), float("nan")
-        ratio = x.mean() / y.mean()
-        if len(x) < 2 or not np.isfinite(np.log(ratio)):
-            return float(ratio), float("nan"), float("nan")
-        pairs = _resample(np.stack([x, y], axis=1), num_resamples, seed)  # [num_resamples, num, 2]
-        ratios, errors = _log_ratio(pairs)
-        (centre,), (error,) = _log_ratio(np.stack([x, y], axis=1)[None])
-        if error == 0:
-            return float(ratio), float(ratio), float(ratio)
-        pivots = ((ratios - centre) / errors)[errors > 1e-9 * error]
-        upper, lower = np.nanquantile(pivots, [(1 + confidence) / 2, (1 - confidence) / 2])
-    return float(ratio), float(np.exp(centre - upper * error)), float(np.exp(centre - lower * error))
-
-
-def _log_ratio(pairs):
-    means = pairs.mean(axis=1)
-    relative = pairs / means[:, None, :]
-    errors = (relative[..., 0] - relative[..., 1]).std(axis=1, ddof=1) / np.sqrt(pairs.shape[1])
-    return np.log(means[:, 0] / means[:, 1]), errors
-
-
 def interquartile_mean(values: Float[np.ndarray, "*shape"], axis: int = 0) -> Any:
     """Mean of the middle half of the values: as robust as the median, less noisy (Agarwal et al. 2021)."""
     return scipy.stats.trim_mean(values, 0.25, axis=axis)
@@ -140,7 +90,7 @@ def stratified(
     `statistic` takes, for each of `scores`, a list of arrays [num_resamples, num_seeds], one a family, and returns an array
     [num_resamples]. Different `scores` are resampled independently.
     """
-    _check(confidence, num_resamples)
+    check_bootstrap(confidence, num_resamples)
     if not all(scores):
         raise ValueError("`scores` must hold at least one family, got none.")
     generator = np.random.default_rng(seed)
@@ -206,12 +156,6 @@ def steps_to_reach(curve: Float[np.ndarray, " num_steps"], loss: float) -> int |
     return int(reached[0]) if len(reached) else None
 
 
-def _check(confidence, num_resamples):
-    if not 0 < real("confidence", confidence) < 1:
-        raise ValueError(f"`confidence` must be between 0 and 1, such as 0.95, got {confidence!r}.")
-    count("num_resamples", num_resamples)
-
-
 def _expanded(sizes, confidence):
     """Tails of the bootstrap's distribution: it is narrow by sqrt(1 - 1/n) in each sample, and knows no t quantiles."""
     num = float(np.mean(sizes))
@@ -219,8 +163,3 @@ def _expanded(sizes, confidence):
         np.sqrt(num / (num - 1)) * scipy.stats.t.ppf((1 - confidence) / 2, sum(sizes) - len(sizes))
     )
     return [tail, 1 - tail]
-
-
-def _resample(values, num_resamples, seed):
-    index = np.random.default_rng(seed).integers(0, len(values), (num_resamples, len(values)))
-    return values[index]

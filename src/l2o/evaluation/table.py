@@ -8,6 +8,7 @@ import numpy as np
 
 from l2o.evaluation import analysis
 from l2o.evaluation.records import Comparison, Record
+from l2o.evaluation.seconds import Clock, Timed
 from l2o.evaluation.statistics import IntervalEstimate, bootstrap_interval
 from l2o.io.door import one_line
 
@@ -24,6 +25,7 @@ class Row(NamedTuple):
         IntervalEstimate | None
     )  # of mean losses at the horizon to the best baseline's; None of itself, and without one
     seconds: float | None  # of a run to the horizon, one task alone; None where costs were not measured
+    timed: Timed | None = None  # its loss in the time of the best baseline's run, and its time to that baseline's loss
 
 
 class PanelTable(NamedTuple):
@@ -35,21 +37,30 @@ class PanelTable(NamedTuple):
     best: str | None  # the baseline that the others are divided by
     rows: tuple[Row, ...]
     left_out: dict[str, str]
+    clock: Clock | None = None  # None without a baseline, or where its costs were not measured
 
     def cells(self) -> list[list[str]]:
         """The words of the table, its heading first."""
         heading = ["optimizer", *(f"loss at {step}" for step in self.steps)]
         heading += [f"/ {one_line(self.best)} at {self.horizon}" if self.best else "/ baseline", "s/run"]
+        if self.clock is not None:
+            heading += [f"loss in {self.clock.seconds:.3g} s", f"s to {self.clock.target:.3g}"]
         return [heading, *(self._words(row) for row in self.rows)]
 
     def _words(self, row):
         losses = [_loss(*both) for both in zip(row.losses, row.num_diverged, strict=True)]
         ratio = "best baseline" if row.optimizer == self.best else _estimate(row.ratio) if row.ratio else "–"
-        return [one_line(row.optimizer), *losses, ratio, "–" if row.seconds is None else f"{row.seconds:.3g}"]
+        cost = "–" if row.seconds is None else f"{row.seconds:.3g}"
+        clock = [] if self.clock is None else _clock(row.timed, self.clock)
+        return [one_line(row.optimizer), *losses, ratio, cost, *clock]
 
     def notes(self) -> list[str]:
-        """Who is missing, and why."""
-        return [f"{one_line(name)} left out: it {one_line(why)}." for name, why in self.left_out.items()]
+        """Who is missing, and why; and of whom too few steps are recorded to say what they reach in the time."""
+        cut = [(row.optimizer, row.timed) for row in self.rows if row.timed is not None and not row.timed.recorded]
+        return [
+            *(f"{one_line(name)} left out: it {one_line(why)}." for name, why in self.left_out.items()),
+            *(f"* {one_line(name)}: {timed.cut()}." for name, timed in cut),
+        ]
 
 
 class Table(NamedTuple):
@@ -91,7 +102,7 @@ def _panel_table(comparison, name, steps, verdicts):
     shown = tuple(sorted(shown))
     baselines = not all(record.learned for record in records.values())
     best = analysis.best_baseline(records, panel.horizon, panel.window) if baselines else None
-    costs = comparison.costs.get(name, {})
+    costs, clock = comparison.costs.get(name, {}), analysis.clock(comparison, name)
     rows = []
     for optimizer, record in records.items():
         values = [analysis.loss_at(record, step, panel.window) for step in shown]
@@ -103,9 +114,10 @@ def _panel_table(comparison, name, steps, verdicts):
                 tuple(int((~np.isfinite(losses)).sum()) for losses in values),
                 None if verdict is None else IntervalEstimate(verdict.ratio, verdict.low, verdict.high),
                 panel.horizon * costs[optimizer].ms_step / 1e3 if optimizer in costs else None,
+                None if clock is None else clock.optimizers.get(optimizer),
             )
         )
-    return PanelTable(name, panel.horizon, shown, best, tuple(rows), comparison.left_out.get(name, {}))
+    return PanelTable(name, panel.horizon, shown, best, tuple(rows), comparison.left_out.get(name, {}), clock)
 
 
 def _mean(record: Record, step, window) -> IntervalEstimate:
@@ -117,6 +129,16 @@ def _mean(record: Record, step, window) -> IntervalEstimate:
 
 def _loss(found, num_diverged):
     return f"{num_diverged} diverged" if num_diverged else _estimate(found)
+
+
+def _clock(timed, clock):
+    """Its loss in the time, and the time to the target."""
+    if timed is None:
+        return ["–", "–"]
+    loss = _loss(timed.loss, timed.num_diverged) + ("" if timed.recorded else " *")
+    if np.isnan(clock.target):
+        return [loss, "–"]
+    return [loss, f"{'' if timed.reached else '> '}{timed.seconds_to_target:.3g}"]
 
 
 def _estimate(found: IntervalEstimate) -> str:

@@ -32,10 +32,11 @@ def step_costs(
 ) -> dict[str, StepCost]:
     """Step costs of all `optimizers` on a task of `family`, timed in turn so that a busy machine disturbs all alike.
 
-    Loss and gradient are timed once for all, and every optimizer's update by itself, `num_steps` of them from the start of a
-    task, on the first device. Of one that evaluates the loss itself, in a line search, whole steps are timed: how often it does
-    depends on the gradients. Times are medians over rounds A B C A B C ... that go on for about `seconds` an optimizer (three
-    rounds at least).
+    Whole steps are timed, `num_steps` of them from the start of a task, on the first device; and every optimizer's update by
+    itself. (Their sum with a gradient's time is not a step's: a program of its own costs its share, and in a whole step much is
+    done at once. It was off by a quarter, both ways.) Of one that evaluates the loss itself, in a line search, the update is what
+    a step takes beyond a gradient: how often it evaluates depends on the gradients. Times are medians over rounds A B C A B C ...
+    that go on for about `seconds` an optimizer (three rounds at least).
     """
     kind("optimizers", optimizers, Mapping, 'a mapping from names to optimizers, such as {"adam": optax.adam(1e-3)}')
     for name, optimizer in optimizers.items():
@@ -45,7 +46,7 @@ def step_costs(
     not_negative("seconds", seconds)
     task, start, batch_key = begin(family, optax.identity(), key)
     params, sizes = start.params, {}
-    calls: dict[str | None, Any] = {None: (_gradients, (task, params, batch_key, num_steps))}
+    calls: dict[tuple[str, Any], Any] = {}  # by optimizer, and what of it
     for name, optimizer in optimizers.items():
         opt_state = optimizer.init(params)
         arrays = jax.tree.leaves(eqx.filter(opt_state, eqx.is_array))
@@ -53,16 +54,21 @@ def step_costs(
             sum(x.size * x.dtype.itemsize for x in arrays),
             sum(x.size for x in jax.tree.leaves(params)),
         ]
-        run = _steps if _evaluates(optimizer, task, params, opt_state, batch_key) else _updates
-        calls[name] = run, (optimizer, task, params, opt_state, batch_key, num_steps)
+        inputs = (optimizer, task, params, opt_state, batch_key, num_steps)
+        calls[name, _steps] = inputs
+        if _evaluates(optimizer, task, params, opt_state, batch_key):
+            calls["", _gradients] = (task, params, batch_key, num_steps)
+        else:
+            calls[name, _updates] = inputs
 
     def compiled(call):
-        program = parallel.jit_for_now(call[0])
-        jax.block_until_ready(program(*call[1]))
-        return program, call[1]
+        (_, run), inputs = call
+        program = parallel.jit_for_now(run)
+        jax.block_until_ready(program(*inputs))
+        return program, inputs
 
     with ThreadPoolExecutor(len(jax.local_devices())) as pool:  # compiling takes longer than all that is measured
-        functions = dict(zip(calls, pool.map(compiled, calls.values()), strict=True))
+        functions = dict(zip(calls, pool.map(compiled, calls.items()), strict=True))
     times = {name: [] for name in functions}
     rounds, started = 0, time.perf_counter()
     while rounds < 4 or (rounds < 50 and time.perf_counter() - started < seconds * len(optimizers)):
@@ -72,11 +78,12 @@ def step_costs(
             times[name].append(time.perf_counter() - begun)
         rounds += 1
     milliseconds = {name: 1e3 * float(np.median(t[1:])) / num_steps for name, t in times.items()}  # the first warms up
-    gradient = milliseconds[None]
-    for name, (run, _) in calls.items():
-        if run is _steps:
-            milliseconds[name] -= gradient
-    return {n: StepCost(gradient + milliseconds[n], milliseconds[n], *sizes[n]) for n in optimizers}
+    costs = {}
+    for name in optimizers:
+        whole = milliseconds[name, _steps]
+        alone = milliseconds.get((name, _updates), whole - milliseconds.get(("", _gradients), 0.0))
+        costs[name] = StepCost(whole, max(alone, 0.0), *sizes[name])
+    return costs
 
 
 def _gradients(task, params, key, num_steps):

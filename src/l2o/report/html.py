@@ -135,7 +135,9 @@ class _Found:
             "has_tuning": recorded and drawn["tuning"] is not None,
             "losses": self._losses(name) if recorded else None,
             "images": self.sheets.get(name),
+            "has_seconds": recorded and drawn["seconds"] is not None,
             "costs": self._costs(name),
+            "clock": self._clock(name),
             "pay_back": self._pay_back(name),
             "left_out": "; ".join(f"{n} {why}" for n, why in reasons.items()),
         }
@@ -193,6 +195,30 @@ class _Found:
             for name, cost in measured.items()
         ]
         return {"rows": rows, "size": count(next(iter(measured.values())).num_params, "param")}
+
+    def _clock(self, panel):
+        found = analysis.clock(self.comparison, panel)
+        if found is None:
+            return None
+        rows = [
+            [
+                self._name(name),
+                _Cell(number(it.ms_step), it.ms_step),
+                _Cell(f"{it.steps:,}" if it.recorded else f"{it.step:,} of {it.steps:,}", it.steps),
+                _Cell(number(it.loss.value), it.loss.value, below=interval(it.loss[1:])),
+                _Cell("best baseline", 1.0)
+                if it.ratio is None
+                else _Cell(number(it.ratio.value), it.ratio.value, below=interval(it.ratio[1:])),
+                _NONE
+                if np.isnan(found.target)
+                else _Cell(least + duration(it.seconds_to_target), it.seconds_to_target),
+            ]
+            for name, it in found.optimizers.items()
+            for least in ("" if it.reached else "> ",)
+        ]
+        notes = [f"{name}: {it.cut()}." for name, it in found.optimizers.items() if not it.recorded]
+        told = {"best": found.best, "seconds": duration(found.seconds), "target": number(found.target)}
+        return {"rows": rows, "notes": notes, **told}
 
     def _pay_back(self, panel):
         records = self.comparison.records[panel]

@@ -75,7 +75,7 @@ function vertical(at, text = "", label = {}) {
 }
 
 // A mean and its band, as two traces of one legend entry (and of one uid each, so that a hidden one stays hidden). The band is a polygon for each stretch where it is finite.
-function meanAndBand(name, x, curve, keep, floor, hover) {
+function meanAndBand(name, x, curve, keep, floor, hover, last_at = "step %{x}") {
   const { dash, learned } = DATA.styles[name];
   const shown = x.map((_, i) => i).filter((i) => keep(x[i]));
   const px = [], py = [];
@@ -110,7 +110,7 @@ function meanAndBand(name, x, curve, keep, floor, hover) {
   if (last !== undefined && last !== shown[shown.length - 1]) {
     traces.push({
       ...group, uid: `${name} end`, x: [x[last]], y: [curve.mean[last]], mode: "markers", showlegend: false, cliponaxis: false,
-      marker: { symbol: "x", size: 9, color: colour(name) }, hovertemplate: "a run diverges after step %{x}<extra>%{fullData.name}</extra>",
+      marker: { symbol: "x", size: 9, color: colour(name) }, hovertemplate: `a run diverges after ${last_at}<extra>%{fullData.name}</extra>`,
     });
   }
   return traces;
@@ -133,6 +133,21 @@ const draw = {
     const x = axis("step", logSteps ? "log" : "linear", logSteps ? ends.map((s) => Math.log10(Math.max(s, 1))) : ends, "x");
     const shapes = panel.horizon < ends[1] ? [vertical(panel.horizon, "horizon", { textposition: "end", xanchor: "right", yanchor: "top" })] : [];
     return [traces, { ...layout(div, panel.curves.map((c) => c.name), x, y), shapes }];
+  },
+  // The same curves by the clock: a step of each takes its own time.
+  seconds(div, panel, { logLoss, logSteps, bands }) {
+    const { step, range, log_range, horizon, best } = panel.seconds;
+    const floor = logLoss ? 10 ** (panel.log[0] - 3) : -Infinity;
+    const keep = (time) => !logSteps || time > 0;
+    const hover = "%{x:.3g} s: %{y:.4g}<extra>%{fullData.name}</extra>";
+    const timed = panel.curves.filter((c) => c.name in step);
+    const times = (name) => panel.steps.map((s) => s * step[name]);
+    const traces = layered(timed.flatMap((c) => meanAndBand(c.name, times(c.name), c, keep, floor, hover, "%{x:.3g} s")), bands);
+    const y = axis(panel.loss, logLoss ? "log" : "linear", logLoss ? panel.log : panel.linear, "y");
+    const x = axis("seconds", logSteps ? "log" : "linear", logSteps ? log_range : range, "x");
+    const label = { textposition: "end", xanchor: "left", yanchor: "top" };
+    const shapes = horizon === null ? [] : [vertical(horizon, `${escaped(best)} at the horizon`, label)];
+    return [traces, { ...layout(div, timed.map((c) => c.name), x, y), shapes }];
   },
   profile(div, profile) {
     const hover = "%{y:.0%} of runs within %{x:.3g} ×<extra>%{fullData.name}</extra>";
@@ -221,7 +236,7 @@ dark.addEventListener("change", redraw);
 for (const button of document.querySelectorAll(".controls [data-axis]")) {
   button.addEventListener("click", () => {
     button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") !== "true");
-    render(button.closest(".figure").querySelector(".plot"));
+    button.closest(".figure").querySelectorAll(".plot").forEach(render);
   });
 }
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from l2o.evaluation import analysis
 from l2o.evaluation.records import Comparison
 from l2o.evaluation.trials import SCHEDULES
 from l2o.report import curves
@@ -41,6 +42,7 @@ def _panel(comparison, panel, drawn_as):
     start = curves.start(records.values())
     log = curves.loss_range(found.values(), start)
     smallest = min((np.nanmin(c.mean, initial=0, where=np.isfinite(c.mean)) for c in found.values()), default=0)
+    costs, timed = comparison.costs.get(panel, {}), analysis.clock(comparison, panel)
     return {
         "steps": steps.tolist(),
         "horizon": it.horizon,
@@ -48,7 +50,24 @@ def _panel(comparison, panel, drawn_as):
         "log": log and _rounded(np.log10(log)),
         "linear": _rounded(np.array([1.05 * smallest, 1.05 * start])) if np.isfinite(start) and start > 0 else None,
         "curves": [_curve(name, found[name]) for name in names],
+        "seconds": _seconds(it, {n: costs[n].ms_step for n in names if n in costs}, timed),
         "tuning": _tuning({n: records[n] for n in names if records[n].tuned is not None}, start),
+    }
+
+
+def _seconds(it, ms_steps, timed):
+    """A step of each in seconds, and how far the axis goes: at most four of the best baseline's runs, if there is one."""
+    if not ms_steps:
+        return None
+    longest = max(ms_steps.values()) * it.run_to / 1e3
+    shortest = min(ms_steps.values()) / 1e3
+    until = longest if timed is None else min(longest, 4 * timed.seconds * it.run_to / it.horizon)
+    return {
+        "step": {name: float(f"{ms / 1e3:.6g}") for name, ms in ms_steps.items()},
+        "range": _rounded([0, until]),
+        "log_range": _rounded(np.log10([shortest, max(until, 2 * shortest)])),
+        "horizon": None if timed is None else _rounded([timed.seconds])[0],
+        "best": None if timed is None else timed.best,
     }
 
 

@@ -70,7 +70,8 @@ def findings(comparison: Comparison) -> dict[str, list[str]]:
             found[name] = ["There is no baseline to compare it with."]
         else:
             found[name] = [*_verdict(judged[name]), *_overall(overall[name])]
-            found[name] += [*_steps(comparison, name, judged[name]), *_cost(comparison, name, judged[name])]
+            found[name] += [*_steps(comparison, name, judged[name]), *_seconds(comparison, name, judged[name])]
+            found[name] += _cost(comparison, name, judged[name])
     return found
 
 
@@ -118,6 +119,21 @@ def _steps(comparison, name, judged):
                 f"{paid.best} {paid.steps:,} for {horizon:,} ({number(paid.speed_up)} times as many) on {panel}"
             )
     return [f"Steps that the best baseline needs for its loss at the horizon: {listed(parts)}."] if parts else []
+
+
+def _seconds(comparison, name, judged):
+    parts = []
+    for panel in judged:
+        timed = analysis.clock(comparison, panel)
+        if timed is None or name not in timed.optimizers:
+            continue
+        it = timed.optimizers[name]
+        if it.num_diverged:
+            parts.append(f"{count(it.num_diverged, 'run')} diverged on {panel}")
+        elif it.ratio is not None and np.isfinite(it.ratio.value):
+            cut = "" if it.recorded else f" ({it.step:,} of {it.steps:,} steps recorded)"
+            parts.append(f"{number(it.ratio.value)} on {panel}{cut}")
+    return [f"Its loss in equal seconds, over the best baseline's: {listed(parts)}."] if parts else []
 
 
 def _cost(comparison, name, judged):

@@ -1,0 +1,172 @@
+"""`l2o.design`: never worse than tuning, says so, goes on to the bit, and its result is a rule like any other."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import assert_trees_equal
+
+import l2o
+from l2o import report
+from l2o.evaluation.design import plan as planning
+from l2o.evaluation.design import tuned
+from l2o.evaluation.design.look import look
+from l2o.evaluation.design.result import Candidate, surely_better
+
+KEY = jax.random.key(1)
+
+
+def stretched(key):
+    """Ten dimensions, of curvatures from 1 to 1,000: rates must fall, and momentum helps."""
+    curvatures = jnp.logspace(0, 3, 10)
+    return l2o.FunctionTask(
+        lambda key: jnp.ones(10), lambda x, k: 0.5 * jnp.mean(curvatures * (x - jax.random.normal(key, (10,))) ** 2)
+    )
+
+
+def noisy(key):
+    """Nothing can be won: the loss is noise about a constant, and its gradient is zero in the mean."""
+    return l2o.FunctionTask(lambda key: jnp.ones(3), lambda x, k: 1.0 + jax.random.normal(k, (3,)) @ x * 1e-3)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A plan for tests."""
+    few = planning.Plan(2, 4, 4, (5, 5, 5, 5), 32, 32)
+    monkeypatch.setattr("l2o.evaluation.design.designing.plan", lambda *_: few)
+
+
+@pytest.mark.slow
+def test_it_beats_tuning_where_that_can_be_beaten(small, tmp_path):
+    seen = []
+    found = l2o.design(stretched, horizon=30, minutes=5, key=KEY, name="stretched", on_progress=seen.append)
+    assert found.beats_tuning
+    assert found.ratio.high < 1
+    assert found.winner.mean == min(c.mean for c in found.candidates if not c.baseline)
+    # On fresh tasks, which neither the search nor the race has seen: measured again by other means.
+    test_keys = jax.random.split(jax.random.split(KEY, 5)[4], 32)
+    again = [run_once(found.optimizer, stretched, key, 30) for key in test_keys]
+    np.testing.assert_allclose(found.winner.test, again, rtol=1e-2)
+    assert {"adam", "nag"} <= {c.name for c in found.candidates}
+    path = found.save(tmp_path / "mine.safetensors")
+    assert_trees_equal(l2o.load(path, beyond=None), found.optimizer)
+    assert l2o.pretrained.header(path)["recipe"]["horizon"] == 30
+    assert seen[-1].seconds_left <= seen[0].seconds_left
+    text, page = report.design_text(found), report.design_page(found)
+    for words in (f"{found.ratio.value:.3g} times", str(found.baseline.optimizer), "32 fresh tasks", "update = "):
+        assert words in text
+    assert "<script" not in page
+
+
+def run_once(rule, family, key, horizon):
+    task, state, batch_key = l2o.begin(family, rule, key)
+    state, _ = l2o.unroll(task, rule, state, batch_key, length=horizon)
+    return task.loss(state.params, batch_key)
+
+
+@pytest.mark.slow
+def test_a_tuned_baseline_wins_where_nothing_beats_it(small):
+    found = l2o.design(noisy, horizon=10, minutes=5, key=KEY)
+    assert not found.beats_tuning
+    assert found.winner.name == found.baseline.name
+    assert found.ratio == (1.0, 1.0, 1.0)
+    assert "nothing that was found beats it" in report.design_text(found)
+
+
+@pytest.mark.slow
+def test_it_goes_on_to_the_bit(small, tmp_path):
+    whole = l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=tmp_path / "whole")
+    for i, words in enumerate(("tuning adam", "tuning nag", "momentum from nag", "by parts", "racing", "fresh")):
+        folder = tmp_path / str(i)
+        with contextlib.suppress(Killed):  # of one group of params there are no parts
+            l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=folder, on_progress=kill_at(words, Killed))
+        resumed = l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=folder, resume=True)
+        assert_trees_equal(resumed.optimizer, whole.optimizer)
+        np.testing.assert_array_equal(resumed.winner.test, whole.winner.test)
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing catches it."""
+
+
+def kill_at(words, error):
+    def kill(progress):
+        if words in progress.stage:
+            raise error
+
+    return kill
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_with_the_best_so_far(small):
+    found = l2o.design(
+        stretched, horizon=10, minutes=5, key=KEY, on_progress=kill_at("momentum from nag", KeyboardInterrupt)
+    )
+    assert not found.finished
+    assert {c.name for c in found.candidates} == {"adam", "nag", "momentum from adam"}
+    assert "interrupted" in report.design_text(found)
+    with pytest.raises(KeyboardInterrupt):  # before there is anything to return
+        l2o.design(stretched, horizon=10, minutes=5, key=KEY, on_progress=kill_at("looking", KeyboardInterrupt))
+
+
+def test_only_what_is_better_beyond_doubt_beats_a_baseline():
+    rng = np.random.default_rng(0)
+    theirs = rng.uniform(1, 2, 64)
+    candidate = lambda losses: Candidate("it", l2o.HandDesigned("adam", 10), False, losses)
+    assert surely_better(candidate(0.9 * theirs), candidate(theirs))
+    assert not surely_better(candidate(theirs * rng.uniform(0.8, 1.19, 64)), candidate(theirs))
+    assert not surely_better(candidate(np.where(np.arange(64) == 3, np.inf, 0.1)), candidate(theirs))
+    assert surely_better(candidate(theirs), candidate(np.where(np.arange(64) == 3, np.inf, theirs)))
+    assert surely_better(candidate(theirs - 5), candidate(theirs - 4))  # losses that are negative
+
+
+def test_a_grid_goes_on_beyond_its_edge():
+    """A loss whose curvature is a millionth wants rates of a million."""
+    flat = lambda key: l2o.FunctionTask(lambda key: jnp.ones(2), lambda x, k: 1e-5 * jnp.sum(x**2))
+    keys = jax.random.split(KEY, 4)
+    found = tuned.tune_baseline("sgd", flat, keys, horizon=5, num_evals=1, batch_size=4)
+    assert found["rate"] > 1e3
+    assert found["loss"] < 1e-6
+    steep = lambda key: l2o.FunctionTask(lambda key: jnp.ones(2), lambda x, k: 1e6 * jnp.sum(x**2))
+    found = tuned.tune_baseline("sgd", steep, keys, horizon=5, num_evals=1, batch_size=4)
+    assert found["rate"] < 1e-6
+    assert found["loss"] < 1e6
+
+
+def test_it_sees_what_a_family_is_like():
+    seen = look(stretched, KEY)
+    assert seen.deterministic
+    assert seen.num_params == 10
+    assert seen.num_evals == 1
+    assert seen.labels == {"top": [""], "leaf": [""], "rank": ["rank 1"]}
+    assert not look(noisy, KEY).deterministic
+    with pytest.raises(ValueError, match="nothing to optimize"):
+        look(lambda key: l2o.FunctionTask(lambda key: jnp.ones(2, int), lambda x, k: jnp.zeros(())), KEY)
+
+
+@pytest.mark.parametrize("seconds", [60, 600, 3600])
+@pytest.mark.parametrize("runs_a_second", [0.5, 10, 1e4])
+def test_a_plan_fits_its_time(seconds, runs_a_second):
+    made = planning.plan(seconds, runs_a_second, 1.0)
+    assert 2 <= made.baselines <= 6
+    assert made.validation_tasks >= 32
+    assert made.test_tasks % made.validation_tasks == 0
+    runs = made.baselines * made.tuning_tasks * 69 + sum(made.generations) * made.search_tasks * 12
+    least = 2 * 69 + 28 * 24  # two baselines, and a few generations of few tasks, however short the time
+    assert runs <= max(0.8 * seconds * runs_a_second, 1.5 * least)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"horizon": 0}, "horizon"),
+        ({"minutes": 0.0}, "minutes"),
+        ({"by": "hours"}, "steps, seconds"),
+        ({"resume": True}, "folder"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_run(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        l2o.design(stretched, key=KEY, **wrong)
