@@ -27,8 +27,15 @@ gradient = jax.grad(loss_fn)(params)
 """
 OF_PAGE = {
     "index.md": """
-rule, problem = Descent(jnp.asarray(-3.0)), l2o.InnerTraining(bowls, horizon=4, truncation=2)
-panels = {"bowls": l2o.Panel.of(bowls, 5)}
+from l2o.evaluation.design import designing
+family = bowls
+planned = designing.plan  # a smaller one
+designing.plan = lambda *_: planned(0.1, 1e3, 0.0)
+""",
+    "design.md": """
+from l2o.evaluation.design import designing
+smaller = designing.plan(0.1, 1e3, 0.0)
+monkeypatch.setattr(designing, "plan", lambda *_: smaller)
 """,
     "report.md": """
 l2o.compare(
@@ -64,5 +71,6 @@ def test_block(page, code, tmp_path, monkeypatch):
         pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     space = {"__name__": "page"}
+    space["monkeypatch"] = monkeypatch
     exec(ALL + OF_PAGE.get(page, ""), space)
     exec(compile(textwrap.dedent(code), page, "exec"), space)

@@ -19,7 +19,7 @@ SHOWN = [
 EXAMPLES = sorted({path for path, _, _ in SHOWN})
 # Not installed with l2o.
 NEEDS = {"with_flax": "flax", "with_lightning": "lightning", "with_torch": "torch", "meta_train_torch": "torch"}
-SLOWEST = {"explain_adam", "own_function"}  # a tutorial, and a page of explanations, are made of the like
+SLOWEST = {"design", "explain_adam", "own_function"}  # a tutorial, and a page of explanations, are made of the like
 OWN_FUNCTION = """
 import runpy
 from l2o.evaluation import analysis

@@ -257,23 +257,27 @@ class _Record:
     """What was found out, in a file that a search goes on from: scores replay it to the bit."""
 
     def __init__(self, folder, resume, settings):
-        self._file = None if folder is None else folder / "search.json"
+        self._file: Path | None = None
         self._generations: list[_Generation] = []
         self._validations: dict[str, float | None] = {}
         if folder is None:
             if resume:
                 raise ValueError("`resume` needs the `folder` of the search that is to go on.")
             return
+        self._file = file = folder / "search.json"
         described = Described(settings)
         if resume:
-            if not self._file.is_file():
+            if not file.is_file():
                 raise FileNotFoundError(f"{folder} holds no search to resume. Leave `resume` out to start one there.")
-            recorded = door.read_json(self._file, _Recorded)
+            recorded = door.read_json(file, _Recorded)
             described.check(recorded.started_with, f"The search in {folder}")
             self._generations, self._validations = recorded.generations, recorded.validations
-            if any(len(g.means) != len(g.ranks) for g in self._generations):
-                raise ValueError(f"{self._file} is damaged: a generation has not as many ranks as means.")
-        elif self._file.exists():
+            num = settings["population"]
+            if any(len(g.means) != num or sorted(g.ranks) != list(range(num)) for g in self._generations):
+                raise ValueError(
+                    f"{file} is damaged: a generation has not a mean and a rank for each of {num} candidates."
+                )
+        elif file.exists():
             raise FileExistsError(
                 f"{folder} already holds a search. Pass resume=True (`--resume`) to go on with it, or choose another folder."
             )

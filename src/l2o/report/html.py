@@ -268,6 +268,7 @@ def _ratio(verdict: analysis.Verdict) -> _Cell:
 
 
 def asset(name: str) -> str:
+    """A text file of this room, such as the style sheet."""
     return resources.files("l2o.report").joinpath(name).read_text("utf-8")
 
 

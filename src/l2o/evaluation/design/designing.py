@@ -52,7 +52,7 @@ def design(
     family: TaskFamily,
     *,
     horizon: int = 100,
-    minutes: float = 10.0,
+    minutes: float | int = 10,
     key: PRNGKeyArray | None = None,
     by: str = "steps",
     name: str = "this family",
@@ -388,8 +388,8 @@ def _price(candidate: Candidate) -> tuple[int, int]:
     return len(rules), sum(getattr(r, "fixed_power", 0.5) is None for r in rules)
 
 
-def _horizon_of(rule):
-    return next(iter(rule.parts.values())).horizon if isinstance(rule, Partitioned) else rule.horizon
+def _horizon_of(rule) -> int:
+    return _horizon_of(next(iter(rule.parts.values()))) if isinstance(rule, Partitioned) else rule.horizon
 
 
 def _with_horizon(rule, horizon):

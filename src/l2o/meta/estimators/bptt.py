@@ -23,8 +23,9 @@ class BPTT(AbstractGradientEstimator):
 
     - `batch_size`: tasks run at once, in one vectorised program; default all. Fewer is faster where one task fills the machine
         (networks on a CPU), more where tasks are tiny.
-    - `staggered`: episodes end at different times, as their first ones are cut short. Otherwise all begin and end together, and
-        the meta-gradient is of one part of the horizon after the other.
+    - `staggered`: episodes end at different times, as their first ones are cut short, so every meta-gradient is of all parts of
+        the horizon. Otherwise all begin and end together, and it is of one part after the other, which was worse in every pair
+        of runs (experiments/LOG.md).
 
     A task whose meta-loss or gradient is not finite is left out of the mean and counted.
 
@@ -34,7 +35,7 @@ class BPTT(AbstractGradientEstimator):
     problem: AbstractInnerProblem
     num_tasks: int = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True, default=None)
-    staggered: bool = eqx.field(static=True, default=False, kw_only=True)
+    staggered: bool = eqx.field(static=True, default=True, kw_only=True)
 
     def __check_init__(self):
         kind("problem", self.problem, AbstractInnerProblem, "an inner problem, such as `l2o.InnerTraining`")

@@ -39,7 +39,7 @@ class PES(AbstractGradientEstimator):
     problem: AbstractInnerProblem
     num_tasks: int = eqx.field(static=True)
     std: float = eqx.field(static=True, default=0.01)
-    staggered: bool = eqx.field(static=True, default=False, kw_only=True)
+    staggered: bool = eqx.field(static=True, default=True, kw_only=True)
 
     def __check_init__(self):
         kind("problem", self.problem, AbstractInnerProblem, "an inner problem, such as `l2o.InnerTraining`")
