@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,11 +16,11 @@ from l2o.core.checks import count, flags, positive
 from l2o.core.finals import FinalLosses
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, check_family
-from l2o.evaluation.design import tuned
-from l2o.evaluation.design.journal import Journal
-from l2o.evaluation.design.look import Look, look
-from l2o.evaluation.design.plan import BASELINES, POPULATION, Plan, plan
-from l2o.evaluation.design.result import Candidate, Designed, surely_better
+from l2o.evaluation.design import rules, tuned
+from l2o.evaluation.design.journal import Journal, as_array, as_plain
+from l2o.evaluation.design.look import look
+from l2o.evaluation.design.plan import BASELINES, POPULATION, Generations, Plan, Tuning, plan
+from l2o.evaluation.design.result import Candidate, Designed, Progress, surely_better
 from l2o.evaluation.timing import step_costs
 from l2o.io.files import holding_its_folder
 from l2o.meta.search import search
@@ -28,23 +28,9 @@ from l2o.optimizers.momentum import Momentum
 from l2o.optimizers.wrappers.partitioned import Partitioned
 
 CURRENCIES = ("steps", "seconds")
-_KNOTS = 3  # of the curves of the rate and of b1
 _SIGMA, _SIGMA_LATER = 0.5, 0.3  # step sizes of the first searches, and of those that go on from what was found
+_SEARCHED_BY = 0.85  # share of the time after which no search goes on
 _LEVEL = 1.01  # a simpler or cheaper rule that is no worse than this is taken
-_MOST_GROUPS = 8  # sets of constants
-_CHEAP = (0.0, 0.25, 0.5)  # powers that cost no more than Adam
-
-
-class Progress(NamedTuple):
-    """Where a design stands."""
-
-    stage: str  # in words
-    share: float  # of the time that has passed
-    best: str  # name of the best so far
-    ratio: (
-        float  # of its mean loss to the best tuned baseline's, on tasks that neither was chosen on; NaN: not known yet
-    )
-    seconds_left: float
 
 
 @holding_its_folder
@@ -175,7 +161,7 @@ class _Design:
         """How much there is time for, from how long some runs take; the same when the design is resumed."""
 
         def find():
-            rule = self.start("adam", 1e-3)
+            rule = rules.start("adam", 1e-3, self.horizon, self.seen)
             runs = self.runs_of(rule)
             cores = len(parallel.share(64, self.devices))
             together = POPULATION // 2
@@ -189,7 +175,7 @@ class _Design:
             return plan(self.budget - self.seconds(), speed, max(0.0, times[0] - times[1]))._asdict()
 
         found = self.journal.value("plan", find, self.seconds)
-        return Plan(**{**found, "generations": tuple(found["generations"])})
+        return Plan(**{**found, "generations": Generations(*found["generations"]), "tuning": Tuning(*found["tuning"])})
 
     def tune(self) -> None:
         names = BASELINES[: self.plan.baselines]
@@ -200,7 +186,8 @@ class _Design:
                 lambda name=name: tuned.tune_baseline(
                     name,
                     self.family,
-                    jax.random.split(self.tune_key, 4 * self.plan.tuning_tasks),
+                    jax.random.split(self.tune_key, self.plan.tuning.more * self.plan.tuning_tasks),
+                    self.plan.tuning,
                     horizon=self.horizon,
                     num_evals=self.seen.num_evals,
                     batch_size=self.seen.batch_size(11),
@@ -209,60 +196,43 @@ class _Design:
             )
             self.tuned[name] = tuned.as_rule(name, self.horizon, found)
 
-    def start(self, name: str, rate: float) -> Momentum:
-        """A rule to search from: a baseline that was tuned, with a linear decay."""
-        adaptive = name != "nag"
-        power = 0.5 if adaptive else 0.1
-        return Momentum(
-            self.horizon,
-            rate=rate if adaptive else 10 * rate,  # a mean of gradients where NAG has a sum
-            warmup=max(0.03, 1 / self.horizon),
-            decay="linear",
-            least=0.03,
-            rate_curve=[0.0] * _KNOTS,
-            b1=0.9,
-            b1_curve=[0.0] * _KNOTS,
-            b2=0.98,
-            eps=float(np.clip(1e-4 * self.seen.gradient_rms ** (2 * power), 1e-30, 1e30)),
-            power=power,
-            learn_power=True,
-        )
-
     def search(self) -> None:
-        first, more, cheap, parts = self.plan.generations
-        for name in ("adam", "nag"):
-            rule = self.start(name, self.tuned[name].rule.rate)
-            self.searched(f"momentum from {name}", rule, first, _SIGMA, f"searched from {self.tuned[name].rule}")
+        plan = self.plan.generations
+        for name, generations in (("adam", plan.from_adam), ("nag", plan.from_nag)):
+            rule = rules.start(name, self.tuned[name].rule.rate, self.horizon, self.seen)
+            self.searched(f"momentum from {name}", rule, generations, _SIGMA, f"searched from {self.tuned[name].rule}")
+        if not self.scores:
+            return
         best = self.best()
-        self.searched("momentum", self.found[best][0], more, _SIGMA_LATER, f"searched on from {best}")
+        self.searched("momentum", self.found[best][0], plan.further, _SIGMA_LATER, f"searched on from {best}")
         best = self.best()
         rule = self.found[best][0]
         assert isinstance(rule, Momentum)
-        if cheap:
-            cheaper = _cheaper(rule, self.seen)
-            what = f"{best} with the power {cheaper.power:g}, searched on"
-            self.searched("momentum with a cheap power", cheaper, cheap, _SIGMA_LATER, what)
-            if self.scores.get("momentum with a cheap power", np.inf) <= _LEVEL * self.scores[best]:
-                best = "momentum with a cheap power"
-        label = _label(self.seen)
+        cheaper = rules.cheaper(rule, self.seen)
+        what = f"{best} with the power {cheaper.power:g}, searched on"
+        self.searched("momentum with a cheap power", cheaper, plan.cheap, _SIGMA_LATER, what)
+        if self.scores.get("momentum with a cheap power", np.inf) <= _LEVEL * self.scores[best]:
+            best = "momentum with a cheap power"
+        label = rules.label(self.seen)
         if label is not None:
-            rules = {group: self.found[best][0] for group in self.seen.labels[label]}
-            what = f"{best} with constants of its own for each {'leaf' if label == 'leaf' else 'rank'} of the params"
-            self.searched("momentum by parts", Partitioned(rules, label), parts, _SIGMA_LATER, what)
-
-    def validation_keys(self):
-        """Of tasks on which searches are compared with one another, and of those on which all race at the end."""
-        return jnp.split(jax.random.split(self.validation_key, 2 * self.plan.validation_tasks), 2)
+            parts = Partitioned({group: self.found[best][0] for group in self.seen.labels[label]}, label)
+            what = f"{best} with constants of its own for each {label} of the params"
+            self.searched("momentum by parts", parts, plan.parts, _SIGMA_LATER, what)
 
     def best(self) -> str:
         """Of those found so far, by the validation of their searches."""
         return min(self.scores, key=lambda name: self.scores[name])
 
+    def validation_keys(self):
+        """Of tasks on which searches are compared with one another, and of those on which all race at the end."""
+        return jnp.split(jax.random.split(self.validation_key, 2 * self.plan.validation_tasks), 2)
+
     def searched(self, name: str, rule: AbstractLearnedOptimizer, generations: int, sigma: float, what: str) -> None:
         stage = name.replace(" ", "-")
         place = self.journal.place(stage)
-        left = 0.85 * self.budget - self.seconds()
-        if left < 0 and self.scores and not (place and (place / "search.json").exists()):
+        begun = place is not None and (place / "search.json").exists()
+        left = _SEARCHED_BY * self.budget - self.seconds()
+        if generations == 0 or (left < 0 and self.scores and not begun):
             return
         self.tell(f"searching: {name}")
 
@@ -270,25 +240,28 @@ class _Design:
             if row["generation"] % 5 == 0:
                 self.tell(f"searching: {name}, generation {row['generation']} of {generations}")
 
-        result = search(
-            rule,
-            self.family,
-            horizon=self.horizon,
-            key=jax.random.fold_in(self.search_key, len(self.found)),
-            num_generations=generations,
-            population=POPULATION,
-            num_tasks=self.plan.search_tasks,
-            sigma=sigma,
-            num_evals=self.seen.num_evals,
-            num_validation=self.plan.validation_tasks,
-            validate_every=max(5, generations // 6),
-            max_seconds=max(1.0, left),
-            restarts=1,
-            folder=place,
-            resume=bool(place and (place / "search.json").exists()),
-            on_generation=on_generation,
-            runs=self.runs_of(rule),
-        )
+        try:
+            result = search(
+                rule,
+                self.family,
+                horizon=self.horizon,
+                key=jax.random.fold_in(self.search_key, len(self.found)),
+                num_generations=generations,
+                population=POPULATION,
+                num_tasks=self.plan.search_tasks,
+                sigma=sigma,
+                num_evals=self.seen.num_evals,
+                num_validation=self.plan.validation_tasks,
+                validate_every=max(5, generations // 6),
+                max_seconds=max(1.0, left),
+                restarts=1,
+                folder=place,
+                resume=begun,
+                on_generation=on_generation,
+                runs=self.runs_of(rule),
+            )
+        except FloatingPointError:  # everything near the start diverges: the others go on without it
+            return
         self.num_runs += result.num_runs
         self.found[name] = result.optimizer, what
         first, _ = self.validation_keys()
@@ -320,13 +293,12 @@ class _Design:
         }
         entries |= {n: (rule, what, False) for n, (rule, what) in self.found.items()}
 
-        def find(rule):
-            return _plain(self.losses(rule, self.validation_keys()[1]))
-
+        _, race_keys = self.validation_keys()
         candidates = []
         for name, (rule, what, baseline) in entries.items():
-            found = self.journal.value(f"validated {name}", lambda rule=rule: find(rule), self.seconds)
-            candidates.append(Candidate(name, rule, baseline, _arrays(found), what))
+            find = lambda rule=rule: as_plain(self.losses(rule, race_keys))
+            found = self.journal.value(f"validated {name}", find, self.seconds)
+            candidates.append(Candidate(name, rule, baseline, as_array(found), what))
         return sorted(candidates, key=lambda c: c.mean)
 
     def chosen(self, candidates: list[Candidate]) -> tuple[Candidate, Candidate]:
@@ -336,15 +308,19 @@ class _Design:
         if not others:
             return baseline, baseline
         level = [c for c in others if c.mean <= _LEVEL * others[0].mean] or others[:1]
-        return min(level, key=_price), baseline
+        return min(level, key=rules.price), baseline
 
     def in_equal_seconds(self, winner: Candidate, baseline: Candidate) -> Candidate:
         """The winner with as many steps as the baseline's time allows it, if these are not as many."""
         if winner.baseline:
             return winner
-        costs = self.costs(winner, baseline)
-        steps = max(1, round(self.horizon * costs[baseline.name].ms_step / costs[winner.name].ms_step))
-        return winner._replace(optimizer=_with_horizon(winner.optimizer, steps))
+
+        def find():
+            costs = self.costs(winner, baseline)
+            return max(1, round(self.horizon * costs[baseline.name].ms_step / costs[winner.name].ms_step))
+
+        steps = self.journal.value("steps in equal seconds", find, self.seconds)
+        return winner._replace(optimizer=rules.with_horizon(winner.optimizer, steps))
 
     def tested(self, winner: Candidate, baseline: Candidate) -> tuple[Candidate, Candidate]:
         self.tell("measuring the winner on fresh tasks")
@@ -355,52 +331,14 @@ class _Design:
             rule = candidate.optimizer
 
             def find():
-                steps = _horizon_of(rule) if self.by == "seconds" else None
-                return _plain(self.losses(rule, test_keys, steps))
+                steps = rules.horizon_of(rule) if self.by == "seconds" else None
+                return as_plain(self.losses(rule, test_keys, steps))
 
             found = self.journal.value(f"tested {candidate.name}", find, self.seconds)
-            return candidate._replace(test=_arrays(found), cost=costs[candidate.name])
+            return candidate._replace(test=as_array(found), cost=costs[candidate.name])
 
         baseline = measured(baseline)
         return (baseline if winner.name == baseline.name else measured(winner)), baseline
 
     def costs(self, *candidates: Candidate):
         return step_costs({c.name: c.optimizer for c in candidates}, self.family, key=self.test_key)
-
-
-def _cheaper(rule: Momentum, seen: Look) -> Momentum:
-    """With the nearest power that costs no more than Adam."""
-    return rule.with_power(min(_CHEAP, key=lambda p: abs(p - float(rule.power))), seen.gradient_rms)
-
-
-def _label(seen: Look) -> str | None:
-    """How the params are parted: by leaf where there are few, else by rank; None where that makes one group."""
-    for label in ("leaf", "rank"):
-        if 1 < len(seen.labels[label]) <= _MOST_GROUPS:
-            return label
-    return None
-
-
-def _price(candidate: Candidate) -> tuple[int, int]:
-    """Fewer constants first, and of as many those with a cheap power."""
-    rule = candidate.optimizer
-    rules = list(rule.parts.values()) if isinstance(rule, Partitioned) else [rule]
-    return len(rules), sum(getattr(r, "fixed_power", 0.5) is None for r in rules)
-
-
-def _horizon_of(rule) -> int:
-    return _horizon_of(next(iter(rule.parts.values()))) if isinstance(rule, Partitioned) else rule.horizon
-
-
-def _with_horizon(rule, horizon):
-    if isinstance(rule, Partitioned):
-        return Partitioned({name: _with_horizon(part, horizon) for name, part in rule.parts.items()}, rule.label)
-    return rule.for_horizon(horizon)
-
-
-def _plain(losses) -> list[float | None]:
-    return [float(x) if np.isfinite(x) else None for x in losses]
-
-
-def _arrays(found) -> np.ndarray:
-    return np.asarray([np.inf if x is None else x for x in found])

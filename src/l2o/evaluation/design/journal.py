@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from jaxtyping import Float
 
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.io import door
@@ -86,3 +88,13 @@ def check_free(folder: Path) -> None:
         raise FileExistsError(
             f"{folder} already holds a design. Pass resume=True (`--resume`) to go on with it, or choose another folder."
         )
+
+
+def as_plain(losses: Float[np.ndarray, " num"]) -> list[float | None]:
+    """For the journal; None for what is not finite."""
+    return [float(x) if np.isfinite(x) else None for x in losses]
+
+
+def as_array(found: list[float | None]) -> Float[np.ndarray, " num"]:
+    """The inverse of `as_plain`; what was not finite is infinite."""
+    return np.asarray([np.inf if x is None else x for x in found])

@@ -5,22 +5,50 @@ from typing import NamedTuple
 import jax
 
 # Shares of the time. What is left over is for looking, compiling what was not foreseen, and a machine that is busy.
-_TUNING, _SEARCH, _VALIDATION, _TEST = 0.25, 0.45, 0.05, 0.1
+_TUNING, _SEARCH, _VALIDATION, _TEST = 0.2, 0.55, 0.05, 0.07
 POPULATION = 16
 RUNS_A_GENERATION = 12  # for each task: all candidates on half of the tasks, half of them on the others
-CHUNK = 11  # trials of a baseline in one program
-TRIALS = 33  # of each baseline at first: 11 rates, with each of 3 schedules
 BASELINES = ("adam", "nag", "rmsprop", "sgd", "lion", "adamw")  # the first ones where there is no time for all
 _GENERATIONS = 120  # wanted in all; with more time there are more tasks in each
+_MANY = 70  # in all, from which on there are several searches
+_RACERS = 10  # at most so many take part in the race
+
+
+class Tuning(NamedTuple):
+    """How a baseline is tuned: a grid of rates and schedules on some tasks, then the best and their neighbours on more."""
+
+    per_decade: int  # rates, from 1e-4 to 10
+    schedules: int  # the first ones of `l2o.baselines.SCHEDULES`
+    refined: int  # how many of the best trials are tried at rates a bit up and down as well
+    more: int  # times as many tasks for these
+
+    @property
+    def runs(self) -> int:
+        """For each task that the grid is judged on."""
+        return (5 * self.per_decade + 1) * self.schedules + self.more * 3 * self.refined
+
+
+FINE, COARSE = Tuning(2, 3, 3, 4), Tuning(1, 2, 1, 2)  # the second where runs take seconds
+
+
+class Generations(NamedTuple):
+    """Of each search; 0: it is left out."""
+
+    from_adam: int
+    from_nag: int
+    further: int  # from the better of the two
+    cheap: int  # with a power that costs no more than Adam
+    parts: int  # a set of constants for each kind of parameter
 
 
 class Plan(NamedTuple):
     """What is to be done."""
 
     baselines: int  # how many of `BASELINES` are tuned
-    tuning_tasks: int  # on which each trial is judged at first; the better ones on four times as many
+    tuning: Tuning
+    tuning_tasks: int  # on which the grid is judged
     search_tasks: int  # in a generation
-    generations: tuple[int, int, int, int]  # of each first search, of going on, with a cheap power, by parts
+    generations: Generations
     validation_tasks: int
     test_tasks: int
 
@@ -28,27 +56,34 @@ class Plan(NamedTuple):
 def plan(seconds: float, runs_a_second: float, compiling: float) -> Plan:
     """For so many seconds, given how fast runs are, all candidates side by side, and what it takes to compile a program."""
     cores = len(jax.local_devices())
-    one = (TRIALS + 4 * 9) * cores / runs_a_second + compiling  # a baseline on as few tasks as keep all cores busy
-    baselines = max(2, min(len(BASELINES), int(_TUNING * seconds / one)))
+
+    def affordable(tuning):
+        return int(_TUNING * seconds / (tuning.runs * cores / runs_a_second + compiling))
+
+    tuning = FINE if affordable(FINE) >= 2 else COARSE
+    baselines = min(len(BASELINES), max(2, affordable(tuning)))
     runs = max(0.0, _TUNING * seconds - baselines * compiling) * runs_a_second
-    tuning_tasks = _whole(runs / (baselines * (TRIALS + 4 * 9)), cores, 64)
+    tuning_tasks = _whole(runs / (baselines * tuning.runs), cores, 64)
     runs = max(0.0, _SEARCH * seconds - 6 * compiling) * runs_a_second / RUNS_A_GENERATION
     search_tasks = _whole(runs / _GENERATIONS, 2 * cores, 256)
-    generations = int(min(3 * _GENERATIONS, max(12.0, runs / search_tasks)))
-    first, more, cheap = (max(4, int(share * generations)) for share in (0.2, 0.2, 0.15))
-    validation_tasks = _whole(_VALIDATION * seconds * runs_a_second / 10, cores, 256, least=32)
-    tests = max(1, int(_TEST * seconds * runs_a_second / 10) // validation_tasks)
+    total = int(min(3 * _GENERATIONS, max(8.0, runs / search_tasks)))
+    # A search needs some twenty generations: where there are few, all are for one.
+    shares = (0.2, 0.2, 0.2, 0.15, 0.25) if total >= _MANY else (1.0, 0.0, 0.0, 0.0, 0.0)
+    # 32 at least, where they can be had: fewer say little.
+    judged = _VALIDATION * seconds * runs_a_second / _RACERS
+    validation_tasks = _whole(max(judged, min(32.0, 3 * judged), 4 * cores), cores, 256)
+    tests = int(_TEST * seconds * runs_a_second / _RACERS) // validation_tasks
     return Plan(
         baselines=baselines,
+        tuning=tuning,
         tuning_tasks=tuning_tasks,
         search_tasks=search_tasks,
-        generations=(first, more, cheap, max(4, generations - 2 * first - more - cheap)),
+        generations=Generations(*(int(share * total) for share in shares)),
         validation_tasks=validation_tasks,
-        test_tasks=min(tests, 4) * validation_tasks,  # one program does for both
+        test_tasks=min(max(tests, -(-32 // validation_tasks)), 4) * validation_tasks,  # one program does for both
     )
 
 
-def _whole(number, multiple_of, most, least=1):
+def _whole(number, multiple_of, most):
     """A number of tasks that all cores share evenly."""
-    steps = max(int(min(number, most)), least)
-    return max(1, -(-steps // multiple_of) if steps <= multiple_of else steps // multiple_of) * multiple_of
+    return max(1, int(min(number, most)) // multiple_of) * multiple_of

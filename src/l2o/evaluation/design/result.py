@@ -13,6 +13,18 @@ from l2o.evaluation.statistics import IntervalEstimate, bootstrap_interval, rati
 from l2o.optimizers import pretrained
 
 
+class Progress(NamedTuple):
+    """Where a design stands."""
+
+    stage: str  # in words
+    share: float  # of the time that has passed
+    best: str  # name of the best so far
+    ratio: (
+        float  # of its mean loss to the best tuned baseline's, on tasks that neither was chosen on; NaN: not known yet
+    )
+    seconds_left: float
+
+
 class Candidate(NamedTuple):
     """An optimizer that took part in the race."""
 

@@ -9,16 +9,14 @@ from jaxtyping import Array, Key
 from l2o.core import parallel
 from l2o.core.finals import final_losses
 from l2o.core.task import TaskFamily
-from l2o.evaluation.design.plan import CHUNK
+from l2o.evaluation.design.plan import Tuning
 from l2o.evaluation.trials import SCHEDULES, Trial
 from l2o.evaluation.tuning import Search, on_device
 from l2o.optimizers import baselines
 from l2o.optimizers.hand_designed import HandDesigned
 
-_SEARCH = Search(33, "grid", (1e-4, 10.0), SCHEDULES)
-_HALF_DECADE = 10**0.5
-_REFINED = 10 ** (1 / 6)  # a third of a half-decade
-_MOST = 6  # times that the grid is extended by half a decade, or two, beyond its edge
+_CHUNK = 11  # trials in one program
+_MOST = 6  # times that the grid is extended beyond its edge
 
 
 class TunedBaseline(NamedTuple):
@@ -30,40 +28,50 @@ class TunedBaseline(NamedTuple):
 
 
 def tune_baseline(
-    name: str, family: TaskFamily, keys: Key[Array, " num_tasks"], *, horizon: int, num_evals: int, batch_size: int
-) -> dict[str, float | str | int]:
-    """The best rate and schedule, in plain values: a grid in half-decades, on a quarter of the tasks, then its neighbours.
+    name: str,
+    family: TaskFamily,
+    keys: Key[Array, " num_tasks"],
+    tuning: Tuning,
+    *,
+    horizon: int,
+    num_evals: int,
+    batch_size: int,
+) -> dict[str, float | str | int | None]:
+    """The best rate and schedule, in plain values: a grid, on some of the tasks, then the best and their neighbours on all.
 
-    While the best rate is at an edge of the grid, the grid goes on beyond it. Then the three best trials are tried at rates a
-    third of a step up and down as well, on all of the tasks.
+    While the best rate is at an edge of the grid, the grid goes on beyond it. A mean loss of None says that every trial diverged.
     """
-    make = _SEARCH.make(baselines.get(name), horizon)
+    schedules = SCHEDULES[: tuning.schedules]
+    search = Search((5 * tuning.per_decade + 1) * len(schedules), "grid", (1e-4, 10.0), schedules)
+    make, step = search.make(baselines.get(name), horizon), 10 ** (1 / tuning.per_decade)
     options = {"horizon": horizon, "num_evals": num_evals, "batch_size": batch_size}
     program = parallel.jit_for_now(lambda trials, family, keys: final_losses(make, trials, family, keys, **options))
-    num_first = max(1, len(keys) // 4)
+    num_first = max(1, len(keys) // tuning.more)
     judge = lambda trials, keys: _means(program, trials, family, keys, num_first)
-    trials = _SEARCH.trials(keys[0])
+    trials = search.trials(keys[0])
     losses = judge(trials, keys[:num_first])
     for _ in range(_MOST):
         if not np.isfinite(losses).any():
-            rates = trials.rate.min() / _HALF_DECADE ** np.arange(1.0, 5.0)  # everything diverged
+            rates = trials.rate.min() / step ** np.arange(1.0, 5.0)
         else:
             best = trials.rate[np.argmin(losses)]
             if trials.rate.min() < best < trials.rate.max():
                 break
-            rates = best * _HALF_DECADE ** (np.arange(1.0, 3.0) * (1 if best == trials.rate.max() else -1))
-        more = _trials(np.repeat(rates, len(SCHEDULES)), np.tile(np.arange(len(SCHEDULES)), len(rates)))
+            rates = best * step ** (np.arange(1.0, 3.0) * (1 if best == trials.rate.max() else -1))
+        more = _trials(np.repeat(rates, len(schedules)), np.tile(np.arange(len(schedules)), len(rates)))
         trials = _joined(trials, more)
         losses = np.concatenate([losses, judge(more, keys[:num_first])])
-    order = np.argsort(losses, kind="stable")[:3]
-    around = [(trials.rate[i] * _REFINED**shift, trials.schedule[i]) for i in order for shift in (-1, 0, 1)]
-    refined = _trials(*map(np.asarray, zip(*around, strict=True)))
+    order = np.argsort(losses, kind="stable")[: tuning.refined]
+    shifts = step ** (np.arange(-1, 2) / 3)  # thirds of a step
+    refined = _trials(
+        *(x.ravel() for x in np.broadcast_arrays(trials.rate[order, None] * shifts, trials.schedule[order, None]))
+    )
     final = judge(refined, keys)
     best = int(np.argmin(final))
     return {
         "rate": float(refined.rate[best]),
         "schedule": SCHEDULES[int(refined.schedule[best])],
-        "loss": float(final[best]),
+        "loss": float(final[best]) if np.isfinite(final[best]) else None,
         "num_trials": len(trials.rate) + len(refined.rate),
     }
 
@@ -71,7 +79,8 @@ def tune_baseline(
 def as_rule(name: str, horizon: int, found: dict) -> TunedBaseline:
     """What `tune_baseline` found, as a rule."""
     rule = HandDesigned(name, horizon, rate=found["rate"], schedule=found["schedule"])
-    return TunedBaseline(rule, float(found["loss"]), int(found["num_trials"]))
+    loss = found["loss"]
+    return TunedBaseline(rule, float("inf") if loss is None else float(loss), int(found["num_trials"]))
 
 
 def _trials(rates, schedules):
@@ -85,8 +94,8 @@ def _joined(some, others):
 def _means(program: Callable, trials: Trial, family, keys, num_together):
     """Mean losses of trials, all chunks of one shape, so that one program does for all; infinite if any run diverged."""
     rows = []
-    for start in range(0, len(trials.rate), CHUNK):
-        index = np.minimum(np.arange(start, start + CHUNK), len(trials.rate) - 1)
+    for start in range(0, len(trials.rate), _CHUNK):
+        index = np.minimum(np.arange(start, start + _CHUNK), len(trials.rate) - 1)
         chunk = on_device(Trial(*(x[index] for x in trials)))
         columns = []
         for first in range(0, len(keys), num_together):
