@@ -41,18 +41,18 @@ def small(monkeypatch):
 @pytest.mark.slow
 def test_it_beats_tuning_where_that_can_be_beaten(small, tmp_path):
     seen = []
-    found = l2o.design(stretched, horizon=12, minutes=5, key=KEY, name="stretched", on_progress=seen.append)
+    found = l2o.design(stretched, horizon=5, minutes=5, key=KEY, name="stretched", on_progress=seen.append)
     assert found.beats_tuning
     assert found.ratio.high < 1
     assert found.winner.mean == min(c.mean for c in found.candidates if not c.baseline)
     # On fresh tasks, which neither the search nor the race has seen: measured again by other means.
     test_keys = jax.random.split(jax.random.split(KEY, 5)[4], 32)
-    again = [run_once(found.optimizer, stretched, key, 12) for key in test_keys]
-    np.testing.assert_allclose(found.winner.test, again, rtol=1e-2)
+    again = [run_once(found.optimizer, stretched, key, 5) for key in test_keys]
+    np.testing.assert_allclose(found.winner.test, again, rtol=1e-3)
     assert {"adam", "nag"} <= {c.name for c in found.candidates}
     path = found.save(tmp_path / "mine.safetensors")
     assert_trees_equal(l2o.load(path, beyond=None), found.optimizer)
-    assert l2o.pretrained.header(path)["recipe"]["horizon"] == 12
+    assert l2o.pretrained.header(path)["recipe"]["horizon"] == 5
     assert seen[-1].seconds_left <= seen[0].seconds_left
     text, page = report.design_text(found), report.design_page(found)
     for words in (f"{found.ratio.value:.3g} times", str(found.baseline.optimizer), "32 fresh tasks", "update = "):
