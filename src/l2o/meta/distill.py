@@ -214,25 +214,27 @@ class _Fit:
     """The student as it learns, and the runs that it learns from."""
 
     def __init__(self, student, parts, lessons, most_runs, outer_opt, num_together, key):
-        self.student, self.parts, self.num_together, self.key = student, parts, num_together, key
+        # Without the weak types of arrays made of Python's numbers, which an update takes away: another program.
+        self.student = jax.tree.map(lambda x: x.astype(x.dtype) if eqx.is_inexact_array(x) else x, student)
+        self.parts, self.num_together, self.key = parts, num_together, key
         self.num_runs, self.num_skipped, self.history = len(lessons.losses), 0, []
         # Room for the student's own runs, so that one program does for all of them.
-        self.lessons = [
-            jax.tree.map(lambda x: jnp.zeros((most_runs, *x.shape[1:]), x.dtype).at[: len(x)].set(x), lesson.weighted())
+        self.recorded = [
+            tuple(np.pad(x, [(0, most_runs - len(x))] + [(0, 0)] * (x.ndim - 1)) for x in lesson.weighted())
             for lesson in lessons.parts
         ]
-        self.state = outer_opt.init(eqx.filter(student, eqx.is_inexact_array))
+        self.lessons = jax.tree.map(jnp.array, self.recorded)
+        self.state = outer_opt.init(eqx.filter(self.student, eqx.is_inexact_array))
         self.outer_opt, self.program = outer_opt, parallel.jit_for_now(_step)
 
     def add(self, lessons: Lessons):
         """Adds a run of the student's own, if it is finite."""
         if not lessons.finite().all():
             return
-        at = self.num_runs
-        self.lessons = [
-            jax.tree.map(lambda x, new: x.at[at].set(new[0]), old, lesson.weighted())
-            for old, lesson in zip(self.lessons, lessons.parts, strict=True)
-        ]
+        for known, lesson in zip(self.recorded, lessons.parts, strict=True):
+            for x, new in zip(known, lesson.weighted(), strict=True):
+                x[self.num_runs] = new[0]
+        self.lessons = jax.tree.map(jnp.array, self.recorded)  # copies: what is written to next time may be in use
         self.num_runs += 1
 
     def step(self, length, on_step) -> bool:

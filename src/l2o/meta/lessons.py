@@ -76,7 +76,7 @@ class Lesson(NamedTuple):
 
     def weighted(self) -> tuple[Any, Any, Any, Any]:
         """With the `weights` of its runs."""
-        return (*map(jnp.asarray, self), weights(jnp.asarray(self.wanted)))
+        return (*self, weights(self.wanted))
 
 
 def parts_of(student: AbstractLearnedOptimizer, params: PyTree, most: int) -> list[Part]:
@@ -219,17 +219,18 @@ def _rebuilder(like):
     return flatten(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))[1]
 
 
-def weights(wanted: Float[Array, "num_runs length num"]) -> Float[Array, "num_runs length"]:
+def weights(wanted: Float[np.ndarray, "num_runs length num"]) -> Float[np.ndarray, "num_runs length"]:
     """What squared errors of a coordinate are multiplied by, for the updates that the teacher proposed for all recorded ones."""
-    size = jnp.mean(wanted**2, axis=2)
+    size: Any = np.mean(np.square(wanted), axis=2, dtype=np.float64)
     mean = size.mean(axis=1, keepdims=True)
-    mean = jnp.maximum(
+    mean = np.maximum(
         mean, _STILL * mean.max()
     )  # a run in which the teacher stands still is no reason to divide by zero
-    stretch = np.arange(size.shape[1]) // _STRETCH
-    num = jnp.asarray(np.bincount(stretch), size.dtype)[None]
-    sums = jax.vmap(lambda x: jax.ops.segment_sum(x, stretch, num.size))(size)
-    return 1 / jnp.sqrt(jnp.maximum((sums / num)[:, stretch], _STILL * mean) * mean)
+    starts = np.arange(0, wanted.shape[1], _STRETCH)
+    lengths = np.diff(starts, append=wanted.shape[1])
+    means = np.repeat(np.add.reduceat(size, starts, axis=1) / lengths, lengths, axis=1)
+    scale = np.sqrt(np.maximum(means, _STILL * mean) * mean)
+    return np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0).astype(wanted.dtype)
 
 
 def errors(student: AbstractLearnedOptimizer, parts: Sequence[Part], lessons: Lessons) -> list[float]:
@@ -245,7 +246,7 @@ def errors(student: AbstractLearnedOptimizer, parts: Sequence[Part], lessons: Le
 
     run = parallel.jit_for_now(error)
     return [
-        float(run(part.rule(student), lesson.weighted(), part.like))
+        float(run(part.rule(student), jax.tree.map(jnp.asarray, lesson.weighted()), part.like))
         for part, lesson in zip(parts, lessons.parts, strict=True)
     ]
 
