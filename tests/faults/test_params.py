@@ -37,8 +37,10 @@ def rules():
     return built
 
 
-NAMES = [*plugins.names("optimizers"), "global", "pairs", "rescaled", "partitioned", "surrogate"]
-_ARGUMENTS = {name: {"num_global": 2} if name == "ntm_bfgs" else {} for name in plugins.names("optimizers")}
+# Rules on the vector of all coordinates. Of the others, as of optax's, a complex number has one square, that of its magnitude.
+FLAT = [n for n in plugins.names("optimizers") if isinstance(plugins.get("optimizers", n).build(KEY), l2o.AbstractFlat)]
+NAMES = [*FLAT, "global", "pairs", "rescaled", "partitioned", "surrogate"]
+_ARGUMENTS = {name: {"num_global": 2} if name == "ntm_bfgs" else {} for name in FLAT}
 
 
 def sphere(dtype=jnp.complex64):

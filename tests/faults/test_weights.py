@@ -108,19 +108,34 @@ def test_s3_wrappers_are_bounded_in_depth_and_number(saved):
 def test_s3_the_schema_of_an_architecture_is_that_of_its_classes(name):
     """Arguments, defaults, and the arrays that they mean."""
     build = plugins.get("optimizers", name).build
-    variants = [{}, {"num_layers": 1, "num_units": 3, "num_global": 2, "preprocessing": 3.0}]
-    if name == "ntm_bfgs":
-        variants += [{"differences": False, "num_read": 2}, {"skips": False, "num_write": 2, "memory_pairs": 4}]
+    network = {"num_layers": 1, "num_units": 3, "num_global": 2, "preprocessing": 3.0}
+    memory = [{"differences": False, "num_read": 2}, {"skips": False, "num_write": 2, "memory_pairs": 4}]
+    constants = [
+        {"preset": "sgd", "rate_curve": [0.0, 0.0]},
+        {"learn_power": True, "b1_curve": [1.0], "decay": "cosine"},
+    ]
+    variants = {
+        "hand_designed": [{}, {"name": "lion", "schedule": "cosine", "weight_decay": 0.1}],
+        "lstm": [{}, network],
+        "momentum": [{}, *constants],
+        "ntm_bfgs": [{}, network, *memory],
+    }[name]
     schema = _contents.ARCHITECTURES[name]
     for variant in variants:
         contents = pretrained.as_dict(build(jax.random.key(0), **variant))
         shapes = {path: array.shape for path, array in contents["arrays"].items()}
         assert dict(schema(**contents["arguments"]).shapes()) == shapes
     fields = {field.name: field.default for field in _contents.msgspec.structs.fields(schema)}
+    # What arrays hold, and curves, of which a file's arguments have the number of knots alone.
+    values = (
+        {"rate", "warmup", "least", "b1", "b2", "eps", "rate_curve", "b1_curve"}
+        if name in ("hand_designed", "momentum")
+        else ()
+    )
     for kind in {type(build(jax.random.key(0), **variant)) for variant in variants}:
         parameters = inspect.signature(kind.__init__).parameters.values()
         for parameter in parameters:
-            if parameter.name not in ("self", "key"):
+            if parameter.name not in ("self", "key", *values):
                 assert parameter.name in fields
                 assert parameter.default in (inspect.Parameter.empty, fields[parameter.name])
 

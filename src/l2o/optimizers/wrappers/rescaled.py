@@ -56,7 +56,8 @@ class Rescaled(AbstractFlat):
 
     def _check_state(self, state, mesh):
         super()._check_state(state, mesh)
-        self.optimizer._check_state(state[0], mesh)  # which warns of its horizon there
+        if mesh is None:  # where it warns of its horizon; on a mesh its state is divided as this one's is
+            self.optimizer._check_state(state[0], mesh)
 
     def to_spec(self):
         return {"architecture": "rescaled", "arguments": {"optimizer": self.optimizer.to_spec(), "rms": self.rms}}
