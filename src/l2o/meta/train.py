@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -24,6 +24,10 @@ from l2o.meta.problems import InnerTraining
 from l2o.meta.step import MetaTraining, check_trainable
 from l2o.meta.validation import Validation
 from l2o.optimizers.wrappers.beyond import bare
+
+
+# Is called with a row of the history, to log it, say. If it returns True, the run ends there.
+Callback: TypeAlias = Callable[[dict[str, Any]], bool | None]
 
 
 @dataclasses.dataclass
@@ -61,7 +65,7 @@ def meta_train(
     resume: bool = False,
     checkpoint_every: int = 100,
     devices: Sequence[parallel.Device] | None = None,
-    on_step: Callable[[dict[str, Any]], bool | None] | None = None,
+    on_step: Callback | Sequence[Callback] | None = None,
 ) -> MetaTrained:
     r"""Improves $\varphi$ by `num_steps` meta-steps $\varphi \leftarrow \varphi + \mathrm{outer\_opt}(\hat\nabla L(\varphi))$.
 
@@ -82,7 +86,8 @@ def meta_train(
         and returned; meta-training itself goes on from $\varphi$. Meta-gradients are noisy: it is often far better. 0: none.
     - `max_diverged`: the largest share of tasks that may have diverged in a meta-step that is taken.
     - `max_seconds`: stop early after this much wall clock in this call.
-    - `on_step`: called with each row of the history, for a progress bar, say. If it returns True, the run ends there.
+    - `on_step`: one callback or several, called in turn with each row of the history: to log it, to move a progress bar, to
+        give up a run that gets nowhere. The run ends where one of them returns True, after the others were called.
 
     **Raises:** before anything is run, `ValueError` for bad arguments or tasks (see `check_family`), if there is nothing to
     train, as of an optax transformation, which hides in closures what it is made of (`l2o.chain` does not), or if another
@@ -102,6 +107,7 @@ def meta_train(
         if isinstance(part.problem, InnerTraining):
             check_family(part.problem.family, keys.of_check(key))
     flags(resume=resume)
+    callbacks = () if on_step is None else tuple(on_step) if isinstance(on_step, Sequence) else (on_step,)
     checkpoints = (
         None
         if folder is None
@@ -169,7 +175,7 @@ def meta_train(
             if writer is not None:
                 named = {f"meta_training/{name}": value for name, value in row.items() if name != "step"}
                 writer.add(event_files.scalar(name, value, row["step"]) for name, value in named.items())
-            stopped = on_step is not None and on_step(row) is True
+            stopped = any([callback(row) is True for callback in callbacks])  # all are called
             if row["step"] % checkpoint_every == 0:
                 save(state)
         # Stopped between two validations: what was learned since the last one counts too.
