@@ -177,6 +177,34 @@ def test_mistakes_are_told_in_one_line(number, answers):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
+def test_design_leaves_a_page_weights_and_what_it_takes_to_go_on(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import jax, jax.numpy as jnp, l2o\n"
+        "from l2o.evaluation.design import designing\n"
+        "few = designing.plan(0.1, 1e3, 0.0)\n"  # the least there is
+        "designing.plan = lambda *_: few\n"
+        "def family(key):\n"
+        "    target = jax.random.normal(key, (3,))\n"
+        "    return l2o.FunctionTask(lambda key: jnp.zeros(3), lambda x, key: jnp.sum((x - target) ** 4))\n"
+    )
+    arguments = ["design", "mine:family", "--horizon", "6", "--minutes", "2", "--folder", "out", "--cores", "1"]
+    done = run(*arguments, cwd=tmp_path)
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"config.json", "design.html", "design.json", "design.txt", "weights.safetensors", "candidates"} <= files
+    assert (tmp_path / "out" / "design.txt").read_text().strip() in done.stdout.replace("\r", "")
+    first = (tmp_path / "out" / "weights.safetensors").read_bytes()
+    refused = run(*arguments, cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "already holds a design" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    run(*arguments, "--resume", cwd=tmp_path)
+    assert pretrained.load(tmp_path / "out" / "weights.safetensors", beyond=None)
+    assert len((tmp_path / "out" / "weights.safetensors").read_bytes()) - len(first) < 100  # but for the seconds
+    by_seconds = run(*arguments[:-4], "--folder", "seconds", "--by", "seconds", "--cores", "1", cwd=tmp_path)
+    assert "Asked for: least loss after 6 steps, or in the time that these take." in by_seconds.stdout
+
+
 @pytest.mark.parametrize("command", ["tasks", "optimizers", "pretrained"])
 def test_listings(command):
     expected = {"tasks": "rosenbrock", "optimizers": "schedule_free_adam", "pretrained": "lstm-mnist"}

@@ -1,6 +1,7 @@
 """`l2o.design`: never worse than tuning, says so, goes on to the bit, and its result is a rule like any other."""
 
 import contextlib
+import json
 
 import jax
 import jax.numpy as jnp
@@ -127,12 +128,12 @@ def test_a_grid_goes_on_beyond_its_edge():
     flat = lambda key: l2o.FunctionTask(lambda key: jnp.ones(2), lambda x, k: 1e-5 * jnp.sum(x**2))
     keys = jax.random.split(KEY, 4)
     found = tuned.tune_baseline("sgd", flat, keys, planning.FINE, horizon=5, num_evals=1, batch_size=4)
-    assert found["rate"] > 1e3
-    assert found["loss"] < 1e-6
+    assert found.rate > 1e3
+    assert found.loss < 1e-6
     steep = lambda key: l2o.FunctionTask(lambda key: jnp.ones(2), lambda x, k: 1e6 * jnp.sum(x**2))
     found = tuned.tune_baseline("sgd", steep, keys, planning.COARSE, horizon=5, num_evals=1, batch_size=4)
-    assert found["rate"] < 1e-6
-    assert found["loss"] < 1e6
+    assert found.rate < 1e-6
+    assert found.loss < 1e6
 
 
 def test_it_sees_what_a_family_is_like():
@@ -173,3 +174,26 @@ def test_a_plan_fits_its_time(seconds, runs_a_second):
 def test_bad_arguments_are_refused_before_anything_is_run(wrong, words):
     with pytest.raises(ValueError, match=words):
         l2o.design(stretched, key=KEY, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda w: w["found"].update(plan=[10**9, *w["found"]["plan"][1:]]), r"plan\[0\]"),
+        (lambda w: w["found"].update({"tuned adam": [-1.0, "cosine", 0.1, 3]}), r"tuned adam\[0\]"),
+        (lambda w: w["found"].update({"tuned adam": [1.0, "__import__('os')", 0.1, 3]}), "tuned adam"),
+        (lambda w: w["found"].update({"tuned adam": None}), "tuned adam"),
+        (lambda w: w.update(found=3), "found"),
+        (lambda w: w["started_with"].update(horizon="7"), "horizon"),
+        (lambda w: w.clear(), "started_with"),
+    ],
+)
+@pytest.mark.slow
+def test_a_file_that_was_changed_is_refused(small, tmp_path, damage, words):
+    with pytest.raises(Killed):
+        l2o.design(stretched, horizon=3, minutes=5, key=KEY, folder=tmp_path, on_progress=kill_at("nag", Killed))
+    written = json.loads((tmp_path / "design.json").read_text())
+    damage(written)
+    (tmp_path / "design.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=words):
+        l2o.design(stretched, horizon=3, minutes=5, key=KEY, folder=tmp_path, resume=True)

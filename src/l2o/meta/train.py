@@ -25,7 +25,6 @@ from l2o.meta.step import MetaTraining, check_trainable
 from l2o.meta.validation import Validation
 from l2o.optimizers.wrappers.beyond import bare
 
-
 # Is called with a row of the history, to log it, say. If it returns True, the run ends there.
 Callback: TypeAlias = Callable[[dict[str, Any]], bool | None]
 

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
+from msgspec import Meta
 
 from l2o.core import keys, parallel
 from l2o.core.checks import count, flags, positive
@@ -17,9 +18,9 @@ from l2o.core.finals import FinalLosses
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, check_family
 from l2o.evaluation.design import rules, tuned
-from l2o.evaluation.design.journal import Journal, as_array, as_plain
+from l2o.evaluation.design.journal import Journal
 from l2o.evaluation.design.look import look
-from l2o.evaluation.design.plan import BASELINES, POPULATION, Generations, Plan, Tuning, plan
+from l2o.evaluation.design.plan import BASELINES, POPULATION, Plan, plan
 from l2o.evaluation.design.result import Candidate, Designed, Progress, surely_better
 from l2o.evaluation.timing import step_costs
 from l2o.io.files import holding_its_folder
@@ -29,6 +30,7 @@ from l2o.optimizers.wrappers.partitioned import Partitioned
 
 CURRENCIES = ("steps", "seconds")
 _SIGMA, _SIGMA_LATER = 0.5, 0.3  # step sizes of the first searches, and of those that go on from what was found
+_Steps = Annotated[int, Meta(ge=1, le=10**7)]
 _SEARCHED_BY = 0.85  # share of the time after which no search goes on
 _LEVEL = 1.01  # a simpler or cheaper rule that is no worse than this is taken
 
@@ -172,10 +174,9 @@ class _Design:
                 runs(arrays, jax.random.split(jax.random.fold_in(self.look_key, i), cores))
                 times.append(time.monotonic() - begun)
             speed = together * cores / max(1e-3, times[1])
-            return plan(self.budget - self.seconds(), speed, max(0.0, times[0] - times[1]))._asdict()
+            return plan(self.budget - self.seconds(), speed, max(0.0, times[0] - times[1]))
 
-        found = self.journal.value("plan", find, self.seconds)
-        return Plan(**{**found, "generations": Generations(*found["generations"]), "tuning": Tuning(*found["tuning"])})
+        return self.journal.value("plan", Plan, find, self.seconds)
 
     def tune(self) -> None:
         names = BASELINES[: self.plan.baselines]
@@ -183,6 +184,7 @@ class _Design:
             self.tell(f"tuning {name} ({i + 1} of {len(names)})")
             found = self.journal.value(
                 f"tuned {name}",
+                tuned.Found,
                 lambda name=name: tuned.tune_baseline(
                     name,
                     self.family,
@@ -296,9 +298,9 @@ class _Design:
         _, race_keys = self.validation_keys()
         candidates = []
         for name, (rule, what, baseline) in entries.items():
-            find = lambda rule=rule: as_plain(self.losses(rule, race_keys))
-            found = self.journal.value(f"validated {name}", find, self.seconds)
-            candidates.append(Candidate(name, rule, baseline, as_array(found), what))
+            find = lambda rule=rule: self.losses(rule, race_keys)
+            found = self.journal.losses(f"validated {name}", len(race_keys), find, self.seconds)
+            candidates.append(Candidate(name, rule, baseline, found, what))
         return sorted(candidates, key=lambda c: c.mean)
 
     def chosen(self, candidates: list[Candidate]) -> tuple[Candidate, Candidate]:
@@ -319,7 +321,7 @@ class _Design:
             costs = self.costs(winner, baseline)
             return max(1, round(self.horizon * costs[baseline.name].ms_step / costs[winner.name].ms_step))
 
-        steps = self.journal.value("steps in equal seconds", find, self.seconds)
+        steps = self.journal.value("steps in equal seconds", _Steps, find, self.seconds)
         return winner._replace(optimizer=rules.with_horizon(winner.optimizer, steps))
 
     def tested(self, winner: Candidate, baseline: Candidate) -> tuple[Candidate, Candidate]:
@@ -332,10 +334,10 @@ class _Design:
 
             def find():
                 steps = rules.horizon_of(rule) if self.by == "seconds" else None
-                return as_plain(self.losses(rule, test_keys, steps))
+                return self.losses(rule, test_keys, steps)
 
-            found = self.journal.value(f"tested {candidate.name}", find, self.seconds)
-            return candidate._replace(test=as_array(found), cost=costs[candidate.name])
+            found = self.journal.losses(f"tested {candidate.name}", len(test_keys), find, self.seconds)
+            return candidate._replace(test=found, cost=costs[candidate.name])
 
         baseline = measured(baseline)
         return (baseline if winner.name == baseline.name else measured(winner)), baseline

@@ -34,17 +34,18 @@ class Journal:
         self.folder = folder
         self.seconds = 0.0  # of earlier parts of the run
         self._found: dict[str, Any] = {}
+        self._file: Path | None = None
         if folder is None:
             if resume:
                 raise ValueError("`resume` needs the `folder` of the design that is to go on.")
             return
-        self._file = folder / "design.json"
+        self._file = file = folder / "design.json"
         described = Described(settings)
         self._started_with = described.parts
         if resume:
-            if not self._file.is_file():
+            if not file.is_file():
                 raise FileNotFoundError(f"{folder} holds no design to resume. Leave `resume` out to start one there.")
-            written = door.read_json(self._file, _Written)
+            written = door.read_json(file, _Written)
             described.check(written.started_with, f"The design in {folder}")
             self._found, self.seconds = written.found, written.seconds
         else:
@@ -53,18 +54,28 @@ class Journal:
         if not resume:
             self._write(0.0)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._found
+    def value(self, name: str, kind: Any, find: Callable[[], Any], seconds: Callable[[], float]) -> Any:
+        """A plain value of this `kind`, found now or before; `seconds()` is how long the design has taken when it is there.
 
-    def value(self, name: str, find: Callable[[], Any], seconds: Callable[[], float]) -> Any:
-        """A plain value, found now or before; `seconds()` is how long the design has taken when it is there."""
+        **Raises:** `ValueError` if what the file holds is of another kind.
+        """
         if name not in self._found:
-            self._found[name] = find()
+            self._found[name] = msgspec.to_builtins(find())
             self._write(seconds())
-        return self._found[name]
+        return door.convert(self._found[name], kind, path=self._file or "the journal", where=name)
+
+    def losses(
+        self, name: str, num: int, find: Callable[[], Any], seconds: Callable[[], float]
+    ) -> Float[np.ndarray, " num"]:
+        """So many losses; what is not finite becomes infinite."""
+        plain = lambda: [float(x) if np.isfinite(x) else None for x in find()]
+        found = self.value(name, list[float | None], plain, seconds)
+        if len(found) != num:
+            raise door.refused(self._file or "the journal", name, f"{len(found)} losses, where there must be {num}")
+        return np.asarray([np.inf if x is None else x for x in found])
 
     def _write(self, seconds):
-        if self.folder is not None:
+        if self._file is not None:
             write_whole(self._file, msgspec.json.encode(_Written(self._started_with, seconds, self._found)))
 
     def place(self, name: str) -> Path | None:
@@ -88,13 +99,3 @@ def check_free(folder: Path) -> None:
         raise FileExistsError(
             f"{folder} already holds a design. Pass resume=True (`--resume`) to go on with it, or choose another folder."
         )
-
-
-def as_plain(losses: Float[np.ndarray, " num"]) -> list[float | None]:
-    """For the journal; None for what is not finite."""
-    return [float(x) if np.isfinite(x) else None for x in losses]
-
-
-def as_array(found: list[float | None]) -> Float[np.ndarray, " num"]:
-    """The inverse of `as_plain`; what was not finite is infinite."""
-    return np.asarray([np.inf if x is None else x for x in found])

@@ -1,8 +1,9 @@
 """How a design spends its time: numbers of trials, tasks and generations, decided once and written down."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
+from msgspec import Meta
 
 # Shares of the time. What is left over is for looking, compiling what was not foreseen, and a machine that is busy.
 _TUNING, _SEARCH, _VALIDATION, _TEST = 0.2, 0.55, 0.05, 0.07
@@ -14,13 +15,18 @@ _MANY = 70  # in all, from which on there are several searches
 _RACERS = 10  # at most so many take part in the race
 
 
+# A plan is read from a file when a design goes on, so its numbers are bounded.
+_Few, _Tasks = Annotated[int, Meta(ge=1, le=20)], Annotated[int, Meta(ge=1, le=10_000)]
+_Generations = Annotated[int, Meta(ge=0, le=1_000)]
+
+
 class Tuning(NamedTuple):
     """How a baseline is tuned: a grid of rates and schedules on some tasks, then the best and their neighbours on more."""
 
-    per_decade: int  # rates, from 1e-4 to 10
-    schedules: int  # the first ones of `l2o.baselines.SCHEDULES`
-    refined: int  # how many of the best trials are tried at rates a bit up and down as well
-    more: int  # times as many tasks for these
+    per_decade: _Few  # rates, from 1e-4 to 10
+    schedules: Annotated[int, Meta(ge=1, le=3)]  # the first ones of `l2o.baselines.SCHEDULES`
+    refined: _Few  # how many of the best trials are tried at rates a bit up and down as well
+    more: _Few  # times as many tasks for these
 
     @property
     def runs(self) -> int:
@@ -34,23 +40,23 @@ FINE, COARSE = Tuning(2, 3, 3, 4), Tuning(1, 2, 1, 2)  # the second where runs t
 class Generations(NamedTuple):
     """Of each search; 0: it is left out."""
 
-    from_adam: int
-    from_nag: int
-    further: int  # from the better of the two
-    cheap: int  # with a power that costs no more than Adam
-    parts: int  # a set of constants for each kind of parameter
+    from_adam: _Generations
+    from_nag: _Generations
+    further: _Generations  # from the better of the two
+    cheap: _Generations  # with a power that costs no more than Adam
+    parts: _Generations  # a set of constants for each kind of parameter
 
 
 class Plan(NamedTuple):
     """What is to be done."""
 
-    baselines: int  # how many of `BASELINES` are tuned
+    baselines: Annotated[int, Meta(ge=2, le=6)]  # how many of `BASELINES` are tuned
     tuning: Tuning
-    tuning_tasks: int  # on which the grid is judged
-    search_tasks: int  # in a generation
+    tuning_tasks: _Tasks  # on which the grid is judged
+    search_tasks: _Tasks  # in a generation
     generations: Generations
-    validation_tasks: int
-    test_tasks: int
+    validation_tasks: _Tasks
+    test_tasks: _Tasks
 
 
 def plan(seconds: float, runs_a_second: float, compiling: float) -> Plan:

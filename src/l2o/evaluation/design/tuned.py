@@ -1,10 +1,11 @@
 """The baselines of a design, each tuned with and without schedules: who is to be beaten, and may win."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Key
+from msgspec import Meta
 
 from l2o.core import parallel
 from l2o.core.finals import final_losses
@@ -27,6 +28,15 @@ class TunedBaseline(NamedTuple):
     num_trials: int
 
 
+class Found(NamedTuple):
+    """What came of tuning, in plain values."""
+
+    rate: Annotated[float, Meta(gt=0, le=1e30)]
+    schedule: Literal["constant", "cosine", "warmup_cosine"]
+    loss: float | None  # mean over the tasks of the last round; None: every trial diverged
+    num_trials: Annotated[int, Meta(ge=1, le=10_000)]
+
+
 def tune_baseline(
     name: str,
     family: TaskFamily,
@@ -36,10 +46,10 @@ def tune_baseline(
     horizon: int,
     num_evals: int,
     batch_size: int,
-) -> dict[str, float | str | int | None]:
-    """The best rate and schedule, in plain values: a grid, on some of the tasks, then the best and their neighbours on all.
+) -> Found:
+    """The best rate and schedule: a grid, on some of the tasks, then the best and their neighbours on all.
 
-    While the best rate is at an edge of the grid, the grid goes on beyond it. A mean loss of None says that every trial diverged.
+    While the best rate is at an edge of the grid, the grid goes on beyond it.
     """
     schedules = SCHEDULES[: tuning.schedules]
     search = Search((5 * tuning.per_decade + 1) * len(schedules), "grid", (1e-4, 10.0), schedules)
@@ -68,19 +78,18 @@ def tune_baseline(
     )
     final = judge(refined, keys)
     best = int(np.argmin(final))
-    return {
-        "rate": float(refined.rate[best]),
-        "schedule": SCHEDULES[int(refined.schedule[best])],
-        "loss": float(final[best]) if np.isfinite(final[best]) else None,
-        "num_trials": len(trials.rate) + len(refined.rate),
-    }
+    return Found(
+        float(refined.rate[best]),
+        SCHEDULES[int(refined.schedule[best])],
+        float(final[best]) if np.isfinite(final[best]) else None,
+        len(trials.rate) + len(refined.rate),
+    )
 
 
-def as_rule(name: str, horizon: int, found: dict) -> TunedBaseline:
+def as_rule(name: str, horizon: int, found: Found) -> TunedBaseline:
     """What `tune_baseline` found, as a rule."""
-    rule = HandDesigned(name, horizon, rate=found["rate"], schedule=found["schedule"])
-    loss = found["loss"]
-    return TunedBaseline(rule, float("inf") if loss is None else float(loss), int(found["num_trials"]))
+    rule = HandDesigned(name, horizon, rate=found.rate, schedule=found.schedule)
+    return TunedBaseline(rule, float("inf") if found.loss is None else found.loss, found.num_trials)
 
 
 def _trials(rates, schedules):
