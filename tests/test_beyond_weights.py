@@ -59,8 +59,8 @@ def test_w11_weights_carry_their_horizon_and_what_was_measured_beyond_it(saved):
 def test_w11_every_shipped_optimizer_knows_its_horizon(name):
     told = l2o.pretrained.header(name)
     assert told["horizon"] == told["recipe"]["horizon"]
-    if "## Beyond its horizon" in l2o.pretrained.describe(name):  # measured
-        assert told["beyond"]["multiples"] == [2, 10]
+    assert told["beyond"]["multiples"] == [2, 10]
+    assert "## Beyond its horizon" in l2o.pretrained.describe(name)
     assert horizon_of(l2o.load(name)) == told["horizon"]
 
 

@@ -161,18 +161,18 @@ def stages() -> tuple[Progress, Any]:
     """A progress bar of the time that is left, and the `on_progress` callback for `design` that moves it."""
     bar = Progress(
         BarColumn(bar_width=12),
-        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.description}", markup=False),
         TextColumn("{task.fields[status]}", markup=False),
         console=console,
     )
-    task = bar.add_task("starting", total=1.0, status="")
+    task = bar.add_task("starting", total=1.0, left="", status="")
 
     def on_progress(now):
-        status = f"best so far: {now.best}" if now.best else ""
+        status = f"best: {now.best}" if now.best else ""
         if now.ratio == now.ratio:  # not NaN
-            status += f", {now.ratio:.3g} of the best tuned baseline"
-        left = f"  {now.seconds_left / 60:.1f} min left"
-        bar.update(task, completed=now.share, description=f"{now.stage}:", status=status + left)
+            status = f"{now.ratio:.2g} of the best baseline"
+        left = f"{now.seconds_left / 60:.1f} min left"
+        bar.update(task, completed=now.share, left=left, description=now.stage, status=status)
 
     return bar, on_progress

@@ -58,6 +58,6 @@ def design(
     text = report.design_text(found)
     write_whole(folder / "design.txt", text.encode())
     write_whole(folder / "design.html", report.design_page(found).encode())
-    console.print(text)
+    console.print(text, soft_wrap=True)
     console.print(f"Page:    {folder / 'design.html'}", soft_wrap=True)
     console.print(f"Weights: {weights}  (l2o.load({str(weights)!r}))", soft_wrap=True)
