@@ -114,7 +114,7 @@ def test_explain_own_weights(trained):
 
 MISTAKES = [
     (["train", "nosuch"], "No task named 'nosuch'. Tasks: char_rnn"),
-    (["train", "quadratic", "--optimizer", "nosuch"], "No optimizer named 'nosuch'. Optimizers: lstm"),
+    (["train", "quadratic", "--optimizer", "nosuch"], "No optimizer named 'nosuch'. Optimizers: hand_designed, lstm"),
     (["train", "quadratic", "--estimator", "nosuch"], "No estimator named 'nosuch'. Estimators: bptt, pes"),
     (["train", "quadratic", "--truncation", "30"], "`truncation` must divide `horizon`, got truncation=30"),
     (["train", "quadratic", "-s", "dimension=3"], "unexpected keyword argument 'dimension'"),
@@ -178,6 +178,7 @@ def test_mistakes_are_told_in_one_line(number, answers):
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_design_leaves_a_page_weights_and_what_it_takes_to_go_on(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import jax, jax.numpy as jnp, l2o\n"

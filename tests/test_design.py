@@ -77,6 +77,7 @@ def test_a_tuned_baseline_wins_where_nothing_beats_it(small):
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_it_goes_on_to_the_bit(small, tmp_path):
     whole = l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=tmp_path / "whole")
     for i, words in enumerate(("tuning adam", "tuning nag", "momentum from nag", "by parts", "racing", "fresh")):
@@ -189,6 +190,7 @@ def test_bad_arguments_are_refused_before_anything_is_run(wrong, words):
     ],
 )
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_a_file_that_was_changed_is_refused(small, tmp_path, damage, words):
     with pytest.raises(Killed):
         l2o.design(stretched, horizon=3, minutes=5, key=KEY, folder=tmp_path, on_progress=kill_at("nag", Killed))

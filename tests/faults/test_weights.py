@@ -60,7 +60,7 @@ BROKEN = {
     "deep": ({"recipe": "[" * 10**5}, "`recipe` is not the JSON that was expected .*nested too deeply"),
     "missing": ({"recipe": None}, "missing required field `recipe`"),
     "no architecture": ({"architecture": None}, "missing required field `architecture`"),
-    "architecture": ({"architecture": "os"}, r"No optimizer named 'os'\. Optimizers: lstm"),
+    "architecture": ({"architecture": "os"}, r"No optimizer named 'os'\. Optimizers: hand_designed, lstm"),
     "traversal": ({"architecture": "../lstm"}, r"No optimizer named '\.\./lstm'"),
     "recipe": ({"recipe": []}, "`recipe`: Expected `object`, got `array`"),
     "horizon": ({"recipe": {"horizon": "4"}}, r"`recipe\.horizon`: Expected `int`, got `str`"),

@@ -5,12 +5,12 @@ schedule over the horizon. What `l2o.design` returns where nothing it found beat
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from l2o.core.checks import count, not_negative, positive
-from l2o.core.optimizer import AbstractLearnedOptimizer, with_extra_args
+from l2o.core.optimizer import AbstractLearnedOptimizer, Optimizer, with_extra_args
 from l2o.optimizers import baselines
 
 
@@ -55,7 +55,7 @@ class HandDesigned(AbstractLearnedOptimizer):
         """$a$, the peak of the schedule."""
         return float(jnp.exp(self.log_rate))
 
-    def as_baseline(self) -> optax.GradientTransformation:
+    def as_baseline(self) -> Optimizer:
         """Optax's own rule."""
         options = {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
         rate = jnp.exp(self.log_rate)
@@ -72,7 +72,9 @@ class HandDesigned(AbstractLearnedOptimizer):
         return self.as_baseline().init(params)
 
     def update(self, updates, state, params=None, **extra):
-        return with_extra_args(self.as_baseline()).update(updates, state, params, **extra)
+        found, state = with_extra_args(self.as_baseline()).update(updates, state, params, **extra)
+        # A rate in single precision would make steps of bfloat16 params wider than they are.
+        return jax.tree.map(lambda u, g: u.astype(jnp.result_type(g)), found, updates), state
 
     def eval_params(self, opt_state, params):
         where = getattr(self.as_baseline(), "eval_params", None)

@@ -16,7 +16,8 @@ _RACERS = 10  # at most so many take part in the race
 
 
 # A plan is read from a file when a design goes on, so its numbers are bounded.
-_Few, _Tasks = Annotated[int, Meta(ge=1, le=20)], Annotated[int, Meta(ge=1, le=10_000)]
+_Few = Annotated[int, Meta(ge=1, le=20)]
+_Tasks = Annotated[int, Meta(ge=1, le=10_000)]
 _Generations = Annotated[int, Meta(ge=0, le=1_000)]
 
 
