@@ -31,8 +31,8 @@ curves = [
 np.testing.assert_allclose(*curves, rtol=1e-6)
 assert len(np.unique(curves[0][:, -1])) == 4
 
-# Where all tasks are one, so are their meta-gradients, and the number of devices cannot matter.
-bptt = BPTT(l2o.InnerTraining(bowl, horizon=4, truncation=2), num_tasks=2)
+# Where all tasks are one and end together, so are their meta-gradients, and the number of devices cannot matter.
+bptt = BPTT(l2o.InnerTraining(bowl, horizon=4, truncation=2), num_tasks=2, staggered=False)
 for estimator in (bptt, l2o.Mixture([bptt, dataclasses.replace(bptt, num_tasks=4)])):
     rates = [
         l2o.meta_train(Descent(jnp.asarray(-3.0)), estimator, num_steps=6, key=key, devices=d).last.log_rate

@@ -25,7 +25,7 @@ class BPTT(AbstractGradientEstimator):
         (networks on a CPU), more where tasks are tiny.
     - `staggered`: episodes end at different times, as their first ones are cut short, so every meta-gradient is of all parts of
         the horizon. Otherwise all begin and end together, and it is of one part after the other, which was worse in every pair
-        of runs (experiments/LOG.md).
+        of runs (experiments/LOG.md). The episodes of every device are spread among themselves.
 
     A task whose meta-loss or gradient is not finite is left out of the mean and counted.
 
