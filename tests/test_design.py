@@ -11,8 +11,9 @@ from fakes import assert_trees_equal
 
 import l2o
 from l2o import report
+from l2o.evaluation.design import designing, tuned
 from l2o.evaluation.design import plan as planning
-from l2o.evaluation.design import tuned
+from l2o.evaluation.design.journal import Journal
 from l2o.evaluation.design.look import look
 from l2o.evaluation.design.result import Candidate, surely_better
 
@@ -199,3 +200,22 @@ def test_a_file_that_was_changed_is_refused(small, tmp_path, damage, words):
     (tmp_path / "design.json").write_text(json.dumps(written))
     with pytest.raises(ValueError, match=words):
         l2o.design(stretched, horizon=3, minutes=5, key=KEY, folder=tmp_path, resume=True)
+
+
+def test_more_tasks_are_asked_where_the_first_leave_doubt(monkeypatch):
+    """A rule that is a tenth better in the mean, by ratios that vary by a third from task to task."""
+    made = designing._Design(stretched, 3, 5, KEY, "steps", "it", Journal(None, resume=False, settings={}), None, None)
+    made.plan = planning.Plan(2, planning.FINE, 4, 4, planning.Generations(5, 5, 5, 5, 5), 32, 32)
+    rng = np.random.default_rng(0)
+    theirs = rng.uniform(0.5, 1.5, 200)
+    all_losses = {"theirs": theirs, "ours": 0.9 * theirs * np.exp(0.33 * rng.normal(size=200) - 0.33**2 / 2)}
+    place = iter([32, 32, 64, 64, 96, 96, 128, 128] * 2)
+    monkeypatch.setattr(made, "losses", lambda rule, keys: all_losses[rule][(i := next(place)) : i + len(keys)])
+    ours, theirs = (Candidate(name, name, False, all_losses[name][:32]) for name in ("ours", "theirs"))
+    assert ours.mean < theirs.mean
+    assert not surely_better(ours, theirs)
+    assert made.better_on_more(ours, theirs)
+    assert next(place) == 96  # the first 96 tasks left no doubt
+    made.journal = Journal(None, resume=False, settings={})
+    place = iter([32, 32, 64, 64, 96, 96, 128, 128])
+    assert not made.better_on_more(theirs, ours)

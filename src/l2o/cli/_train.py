@@ -125,5 +125,13 @@ def train(
     rows = analysis.rows(results, [horizon], window)
     console.print(report.table(rows, title=f"Loss on {rows[0]['num_tasks']} fresh tasks, mean and 95 % interval"))
     console.print(f"Curves: {report.figure({task: results}, folder / 'curves.png', window=window)}", soft_wrap=True)
+    best, ratio, low, high = analysis.ratio_to_best(results, "learned", horizon, window)
     if not bool(jnp.isfinite(rows[0]["mean"])):
         console.print("The learned optimizer diverged on fresh tasks: do not use these weights.", style="red")
+    elif ratio > 1:
+        console.print(
+            f"It loses to tuned {best}: its loss is {ratio:.3g} times as large ({low:.3g} to {high:.3g}). "
+            f"{_common.shell('l2o', 'design', task)} searches rules that cost what Adam costs, and says which one wins.",
+            style="yellow",
+            soft_wrap=True,
+        )

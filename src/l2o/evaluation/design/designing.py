@@ -19,18 +19,18 @@ from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, check_family
 from l2o.evaluation.design import rules, tuned
 from l2o.evaluation.design.journal import Journal
-from l2o.evaluation.design.look import look
+from l2o.evaluation.design.look import look, measured
 from l2o.evaluation.design.plan import BASELINES, POPULATION, Plan, plan
 from l2o.evaluation.design.result import Candidate, Designed, Progress, surely_better
 from l2o.evaluation.timing import step_costs
 from l2o.io.files import holding_its_folder
 from l2o.meta.search import search
-from l2o.optimizers.momentum import Momentum
 from l2o.optimizers.wrappers.partitioned import Partitioned
 
 CURRENCIES = ("steps", "seconds")
 _SIGMA, _SIGMA_LATER = 0.5, 0.3  # step sizes of the first searches, and of those that go on from what was found
 _Steps = Annotated[int, Meta(ge=1, le=10**7)]
+_ROUNDS = 4  # of further validation tasks where the first leave it open
 _SEARCHED_BY = 0.85  # share of the time after which no search goes on
 _LEVEL = 1.01  # a simpler or cheaper rule that is no worse than this is taken
 
@@ -163,18 +163,9 @@ class _Design:
         """How much there is time for, from how long some runs take; the same when the design is resumed."""
 
         def find():
-            rule = rules.start("adam", 1e-3, self.horizon, self.seen)
-            runs = self.runs_of(rule)
-            cores = len(parallel.share(64, self.devices))
-            together = POPULATION // 2
-            arrays = jax.tree.map(lambda x: jnp.stack([x] * together), eqx.filter(rule, eqx.is_inexact_array))
-            times = []
-            for i in range(2):
-                begun = time.monotonic()
-                runs(arrays, jax.random.split(jax.random.fold_in(self.look_key, i), cores))
-                times.append(time.monotonic() - begun)
-            speed = together * cores / max(1e-3, times[1])
-            return plan(self.budget - self.seconds(), speed, max(0.0, times[0] - times[1]))
+            rule, cores = rules.start("adam", 1e-3, self.horizon, self.seen), len(parallel.share(64, self.devices))
+            speed = measured(self.runs_of(rule), rule, self.look_key, POPULATION // 2, cores)
+            return plan(self.budget - self.seconds(), *speed)
 
         return self.journal.value("plan", Plan, find, self.seconds)
 
@@ -208,9 +199,7 @@ class _Design:
         best = self.best()
         self.searched("momentum", self.found[best][0], plan.further, _SIGMA_LATER, f"searched on from {best}")
         best = self.best()
-        rule = self.found[best][0]
-        assert isinstance(rule, Momentum)
-        cheaper = rules.cheaper(rule, self.seen)
+        cheaper = rules.cheaper(self.found[best][0], self.seen)
         what = f"{best} with the power {cheaper.power:g}, searched on"
         self.searched("momentum with a cheap power", cheaper, plan.cheap, _SIGMA_LATER, what)
         if self.scores.get("momentum with a cheap power", np.inf) <= _LEVEL * self.scores[best]:
@@ -266,16 +255,15 @@ class _Design:
             return
         self.num_runs += result.num_runs
         self.found[name] = result.optimizer, what
-        first, _ = self.validation_keys()
-        self.scores[name] = float(np.mean(self.losses(result.optimizer, first)))
+        self.scores[name] = float(np.mean(self.losses(result.optimizer, self.validation_keys()[0])))
         self.journal.kept(stage, result.optimizer, {"horizon": self.horizon})
 
     def runs_of(self, rule: AbstractLearnedOptimizer, horizon: int | None = None) -> FinalLosses:
         """Compiled runs of rules of this form, of which there is one for each."""
         form = jax.tree.structure(rule), horizon or self.horizon
         if form not in self.runs:
-            options = {"horizon": form[1], "num_evals": self.seen.num_evals, "devices": self.devices}
-            self.runs[form] = FinalLosses(rule, self.family, batch_size=self.seen.batch_size(POPULATION), **options)
+            seen = {"num_evals": self.seen.num_evals, "batch_size": self.seen.batch_size(POPULATION)}
+            self.runs[form] = FinalLosses(rule, self.family, horizon=form[1], devices=self.devices, **seen)
         return self.runs[form]
 
     def losses(self, rule: AbstractLearnedOptimizer, task_keys, horizon: int | None = None):
@@ -308,9 +296,24 @@ class _Design:
         baseline = next(c for c in candidates if c.baseline)
         others = [c for c in candidates if not c.baseline and surely_better(c, baseline)]
         if not others:
-            return baseline, baseline
+            best = next((c for c in candidates if not c.baseline), baseline)
+            return best if best.mean < baseline.mean and self.better_on_more(best, baseline) else baseline, baseline
         level = [c for c in others if c.mean <= _LEVEL * others[0].mean] or others[:1]
         return min(level, key=rules.price), baseline
+
+    def better_on_more(self, ours: Candidate, theirs: Candidate) -> bool:
+        """Whether more validation tasks, up to five times as many, leave no doubt where the first ones did."""
+        for i in range(1, _ROUNDS + 1):
+            more_keys = jax.random.split(jax.random.fold_in(self.validation_key, i), self.plan.validation_tasks)
+            pair = []
+            for candidate in (ours, theirs):
+                find = lambda rule=candidate.optimizer, keys=more_keys: self.losses(rule, keys)
+                found = self.journal.losses(f"validated {candidate.name} {i}", len(more_keys), find, self.seconds)
+                pair.append(candidate._replace(validation=np.concatenate([candidate.validation, found])))
+            ours, theirs = pair
+            if surely_better(ours, theirs):
+                return True
+        return False
 
     def in_equal_seconds(self, winner: Candidate, baseline: Candidate) -> Candidate:
         """The winner with as many steps as the baseline's time allows it, if these are not as many."""
@@ -329,7 +332,7 @@ class _Design:
         test_keys = jax.random.split(self.test_key, self.plan.test_tasks)
         costs = self.costs(winner, baseline)
 
-        def measured(candidate):
+        def with_test(candidate):
             rule = candidate.optimizer
 
             def find():
@@ -339,8 +342,8 @@ class _Design:
             found = self.journal.losses(f"tested {candidate.name}", len(test_keys), find, self.seconds)
             return candidate._replace(test=found, cost=costs[candidate.name])
 
-        baseline = measured(baseline)
-        return (baseline if winner.name == baseline.name else measured(winner)), baseline
+        baseline = with_test(baseline)
+        return (baseline if winner.name == baseline.name else with_test(winner)), baseline
 
     def costs(self, *candidates: Candidate):
         return step_costs({c.name: c.optimizer for c in candidates}, self.family, key=self.test_key)

@@ -1,15 +1,19 @@
 """What a family is like: whether it is deterministic, how large its gradients are, and what a run costs."""
 
+import time
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from l2o.core import keys as _keys
 from l2o.core import scale
 from l2o.core.coordinates import num_coordinates
+from l2o.core.finals import FinalLosses
+from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, is_deterministic
 from l2o.optimizers.wrappers.partitioned import LABELS
 
@@ -59,6 +63,19 @@ def look(family: TaskFamily, key: PRNGKeyArray, num_tasks: int = 8) -> Look:
         operations=_operations(family, key),
         labels={name: sorted({label(path, leaf) for path, leaf in leaves}) for name, label in LABELS.items()},
     )
+
+
+def measured(
+    runs: FinalLosses, rule: AbstractLearnedOptimizer, key: PRNGKeyArray, num_together: int, num_tasks: int
+) -> tuple[float, float]:
+    """Runs a second, of so many rules side by side, and the seconds that it takes to compile them."""
+    arrays = jax.tree.map(lambda x: jnp.stack([x] * num_together), eqx.filter(rule, eqx.is_inexact_array))
+    times = []
+    for i in range(2):
+        begun = time.monotonic()
+        runs(arrays, jax.random.split(jax.random.fold_in(key, i), num_tasks))
+        times.append(time.monotonic() - begun)
+    return num_together * num_tasks / max(1e-3, times[1]), max(0.0, times[0] - times[1])
 
 
 def _operations(family, key):

@@ -34,7 +34,7 @@ def start(name: str, rate: float, horizon: int, seen: Look) -> Momentum:
     )
 
 
-def cheaper(rule: Momentum, seen: Look) -> Momentum:
+def cheaper(rule: Any, seen: Look) -> Momentum:
     """With the nearest power that costs no more than Adam."""
     return rule.with_power(min(_CHEAP, key=lambda p: abs(p - float(rule.power))), seen.gradient_rms)
 
