@@ -103,6 +103,7 @@ def kill_at(words, error):
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_ctrl_c_ends_it_with_the_best_so_far(small):
     found = l2o.design(
         stretched, horizon=10, minutes=5, key=KEY, on_progress=kill_at("momentum from nag", KeyboardInterrupt)

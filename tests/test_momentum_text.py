@@ -133,6 +133,7 @@ def test_only_what_is_a_formula_is_told_as_one():
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_an_explanation_tells_it():
     nag = momentum.build(preset="nag", horizon=20, rate=0.3)
     found = l2o.explain(l2o.beyond(nag, 30), lambda key: bowl(), horizon=20, num_tasks=2, num_fitted=2, key=KEY)
