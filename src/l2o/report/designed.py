@@ -6,7 +6,7 @@ import numpy as np
 
 from l2o.evaluation.design.result import Candidate, Designed
 from l2o.evaluation.statistics import bootstrap_interval
-from l2o.io.extras import extra
+from l2o.report.html import environment
 from l2o.report.quantities import duration, interval, number
 
 
@@ -100,42 +100,33 @@ def design_text(found: Designed) -> str:
 
 def formulas(candidate: Candidate) -> list[tuple[str, str]]:
     """The rule as a formula; of one with parts, of each."""
-    rule: Any = candidate.optimizer
-    parts = {f"For the params {name}": part for name, part in getattr(rule, "parts", {}).items()} or {"The rule": rule}
-    return [(title, part.formula() if hasattr(part, "formula") else str(part)) for title, part in parts.items()]
+    parts: Any = candidate.optimizer.group_rules()
+    titled = {f"For the params {name}": part for name, part in (parts or {}).items()} or {
+        "The rule": candidate.optimizer
+    }
+    return [(title, part.formula() if hasattr(part, "formula") else str(part)) for title, part in titled.items()]
 
 
 def design_page(found: Designed) -> str:
     """The same as one HTML page."""
-    with extra("report", "The page of a design"):
-        import jinja2
-        from markupsafe import Markup
-
-    from l2o.report.html import asset
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("l2o.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("design.html").render(
-        title=f"An optimizer for {found.name}",
-        sentences=verdict(found),
-        facts=facts(found),
-        rows=rows(found),
-        num_validation=len(found.winner.validation),
-        formulas=formulas(found.winner),
-        code=code(found.winner),
-        style=Markup(asset("page.css")),
+    return (
+        environment("The page of a design")
+        .get_template("design.html")
+        .render(
+            title=f"An optimizer for {found.name}",
+            sentences=verdict(found),
+            facts=facts(found),
+            rows=rows(found),
+            num_validation=len(found.winner.validation),
+            formulas=formulas(found.winner),
+            code=code(found.winner),
+        )
     )
 
 
 def code(candidate: Candidate) -> list[tuple[str, str]]:
     """The rule as optax code that needs no l2o, where it has any; of one with parts, of each."""
-    rule: Any = candidate.optimizer
-    parts = getattr(rule, "parts", {"": rule})
+    parts: Any = candidate.optimizer.group_rules() or {"": candidate.optimizer}
     return [(name, part.optax_code()) for name, part in parts.items() if hasattr(part, "optax_code")]
 
 

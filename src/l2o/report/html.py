@@ -24,21 +24,10 @@ def page(comparison: Comparison, config: Mapping[str, Any] | None = None, record
 
     **Arguments:** `config`: what the command's config.json holds (command, versions); `recorded`: a date; both are only shown.
     """
-    with extra("report", "The report's page"):
-        import jinja2
-        from markupsafe import Markup
-
-    # Whatever a record says is escaped. What is not, is ours: the style sheet and the two scripts.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("l2o.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    templates = environment("The report's page")
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     found = _Found(comparison)
-    return environment.get_template("page.html").render(
+    return templates.get_template("page.html").render(
         title=f"l2o: {text.title(comparison)}",
         facts=text.facts(comparison, config, recorded),
         findings=text.findings(comparison),
@@ -48,9 +37,28 @@ def page(comparison: Comparison, config: Mapping[str, Any] | None = None, record
         glance=found.glance(),
         panels=found.panels(),
         data=found.data,
-        asset=lambda name: Markup(asset(name)),
         plotly=_plotly(),
     )
+
+
+def environment(what: str) -> Any:
+    """Jinja2's, for `what` page of this room. Whatever a record says is escaped. What is not, is ours: `asset(name)`.
+
+    **Raises:** `ModuleNotFoundError` saying which extra brings Jinja2.
+    """
+    with extra("report", what):
+        import jinja2
+        from markupsafe import Markup
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("l2o.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["asset"] = lambda name: Markup(_asset(name))
+    return made
 
 
 class _Cell(NamedTuple):
@@ -267,15 +275,14 @@ def _ratio(verdict: analysis.Verdict) -> _Cell:
     )
 
 
-def asset(name: str) -> str:
-    """A text file of this room, such as the style sheet."""
+def _asset(name: str) -> str:
     return resources.files("l2o.report").joinpath(name).read_text("utf-8")
 
 
 def _plotly() -> dict[str, str]:
     """The version of plotly.js, and plotly.js with its licence in a third of its size."""
-    script = asset("plotly/plotly-basic.min.js")
+    script = _asset("plotly/plotly-basic.min.js")
     version = re.search(r"plotly\.js \(.*\) v([\d.]+)", script)
     assert version is not None
-    packed = gzip.compress(f"/*\n{asset('plotly/LICENSE')}*/\n{script}".encode(), mtime=0)
+    packed = gzip.compress(f"/*\n{_asset('plotly/LICENSE')}*/\n{script}".encode(), mtime=0)
     return {"version": version[1], "packed": base64.b64encode(packed).decode()}

@@ -1,7 +1,6 @@
 """The recipe that made our own rules win, in stages within a budget of time: `l2o.design`."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from l2o.core.checks import count, flags, positive
 from l2o.core.finals import FinalLosses
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, check_family
+from l2o.evaluation.costs import StepCost
 from l2o.evaluation.design import rules, tuned
 from l2o.evaluation.design.journal import Journal
 from l2o.evaluation.design.look import look, measured
@@ -100,16 +100,12 @@ class _Design:
         self.family, self.horizon, self.by, self.name = family, horizon, by, name
         self.journal, self.on_progress, self.devices = journal, on_progress, devices
         self.look_key, self.tune_key, self.search_key, self.validation_key, self.test_key = jax.random.split(key, 5)
-        self.budget, self.started = 60.0 * minutes, time.monotonic()
+        self.budget, self.seconds = 60.0 * minutes, journal.seconds
         self.tuned: dict[str, tuned.TunedBaseline] = {}
         self.found: dict[str, tuple[AbstractLearnedOptimizer, str]] = {}
         self.scores: dict[str, float] = {}  # of those found, on the validation tasks of their searches
         self.num_runs = 0.0
         self.runs: dict[Any, FinalLosses] = {}
-
-    def seconds(self) -> float:
-        """That it has taken, earlier parts of the run included."""
-        return self.journal.seconds + time.monotonic() - self.started
 
     def run(self) -> Designed:
         finished = True
@@ -125,10 +121,14 @@ class _Design:
             finished = False
         candidates = self.raced()
         winner, baseline = self.chosen(candidates)
-        if self.by == "seconds":
-            winner = self.in_equal_seconds(winner, baseline)
+        costs = self.costs(winner, baseline) if finished or self.by == "seconds" else {}
+        steps = self.horizon if self.by == "steps" or winner.baseline else self.steps_of(winner, baseline, costs)
+        if steps != self.horizon:
+            winner = winner._replace(optimizer=rules.with_horizon(winner.optimizer, steps))
         if finished:
-            winner, baseline = self.tested(winner, baseline)
+            baseline_tested = self.tested(baseline, self.horizon, costs)
+            winner = baseline_tested if winner.name == baseline.name else self.tested(winner, steps, costs)
+            baseline = baseline_tested
         by_name = {c.name: c for c in candidates} | {c.name: c for c in (baseline, winner)}
         return Designed(
             optimizer=winner.optimizer,
@@ -167,7 +167,7 @@ class _Design:
             speed = measured(self.runs_of(rule), rule, self.look_key, POPULATION // 2, cores)
             return plan(self.budget - self.seconds(), *speed)
 
-        return self.journal.value("plan", Plan, find, self.seconds)
+        return self.journal.value("plan", Plan, find)
 
     def tune(self) -> None:
         names = BASELINES[: self.plan.baselines]
@@ -185,7 +185,6 @@ class _Design:
                     num_evals=self.seen.num_evals,
                     batch_size=self.seen.batch_size(11),
                 ),
-                self.seconds,
             )
             self.tuned[name] = tuned.as_rule(name, self.horizon, found)
 
@@ -287,7 +286,7 @@ class _Design:
         candidates = []
         for name, (rule, what, baseline) in entries.items():
             find = lambda rule=rule: self.losses(rule, race_keys)
-            found = self.journal.losses(f"validated {name}", len(race_keys), find, self.seconds)
+            found = self.journal.losses(f"validated {name}", len(race_keys), find)
             candidates.append(Candidate(name, rule, baseline, found, what))
         return sorted(candidates, key=lambda c: c.mean)
 
@@ -308,42 +307,25 @@ class _Design:
             pair = []
             for candidate in (ours, theirs):
                 find = lambda rule=candidate.optimizer, keys=more_keys: self.losses(rule, keys)
-                found = self.journal.losses(f"validated {candidate.name} {i}", len(more_keys), find, self.seconds)
+                found = self.journal.losses(f"validated {candidate.name} {i}", len(more_keys), find)
                 pair.append(candidate._replace(validation=np.concatenate([candidate.validation, found])))
             ours, theirs = pair
             if surely_better(ours, theirs):
                 return True
         return False
 
-    def in_equal_seconds(self, winner: Candidate, baseline: Candidate) -> Candidate:
-        """The winner with as many steps as the baseline's time allows it, if these are not as many."""
-        if winner.baseline:
-            return winner
+    def steps_of(self, winner: Candidate, baseline: Candidate, costs: Mapping[str, StepCost]) -> int:
+        """As many of the winner's steps as the baseline's run to the horizon takes time."""
+        find = lambda: max(1, round(self.horizon * costs[baseline.name].ms_step / costs[winner.name].ms_step))
+        return self.journal.value("steps in equal seconds", _Steps, find)
 
-        def find():
-            costs = self.costs(winner, baseline)
-            return max(1, round(self.horizon * costs[baseline.name].ms_step / costs[winner.name].ms_step))
-
-        steps = self.journal.value("steps in equal seconds", _Steps, find, self.seconds)
-        return winner._replace(optimizer=rules.with_horizon(winner.optimizer, steps))
-
-    def tested(self, winner: Candidate, baseline: Candidate) -> tuple[Candidate, Candidate]:
+    def tested(self, candidate: Candidate, steps: int, costs: Mapping[str, StepCost]) -> Candidate:
+        """With its losses on fresh tasks after so many steps."""
         self.tell("measuring the winner on fresh tasks")
         test_keys = jax.random.split(self.test_key, self.plan.test_tasks)
-        costs = self.costs(winner, baseline)
-
-        def with_test(candidate):
-            rule = candidate.optimizer
-
-            def find():
-                steps = rules.horizon_of(rule) if self.by == "seconds" else None
-                return self.losses(rule, test_keys, steps)
-
-            found = self.journal.losses(f"tested {candidate.name}", len(test_keys), find, self.seconds)
-            return candidate._replace(test=found, cost=costs[candidate.name])
-
-        baseline = with_test(baseline)
-        return (baseline if winner.name == baseline.name else with_test(winner)), baseline
+        find = lambda: self.losses(candidate.optimizer, test_keys, steps)
+        found = self.journal.losses(f"tested {candidate.name}", len(test_keys), find)
+        return candidate._replace(test=found, cost=costs[candidate.name])
 
     def costs(self, *candidates: Candidate):
         return step_costs({c.name: c.optimizer for c in candidates}, self.family, key=self.test_key)

@@ -1,5 +1,6 @@
 """What a design has found so far, in a folder from which it goes on: a stage that is written down is not run again."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Journal:
 
     def __init__(self, folder: Path | None, *, resume: bool, settings: Mapping[str, Any]):
         self.folder = folder
-        self.seconds = 0.0  # of earlier parts of the run
+        self._before, self._started = 0.0, time.monotonic()  # seconds of earlier parts of the run
         self._found: dict[str, Any] = {}
         self._file: Path | None = None
         if folder is None:
@@ -47,36 +48,38 @@ class Journal:
                 raise FileNotFoundError(f"{folder} holds no design to resume. Leave `resume` out to start one there.")
             written = door.read_json(file, _Written)
             described.check(written.started_with, f"The design in {folder}")
-            self._found, self.seconds = written.found, written.seconds
+            self._found, self._before = written.found, written.seconds
         else:
             check_free(folder)
         check_writable(folder)
         if not resume:
-            self._write(0.0)
+            self._write()
 
-    def value(self, name: str, kind: Any, find: Callable[[], Any], seconds: Callable[[], float]) -> Any:
-        """A plain value of this `kind`, found now or before; `seconds()` is how long the design has taken when it is there.
+    def seconds(self) -> float:
+        """That the design has taken, earlier parts of the run included."""
+        return self._before + time.monotonic() - self._started
+
+    def value(self, name: str, kind: Any, find: Callable[[], Any]) -> Any:
+        """A plain value of this `kind`, found now or before.
 
         **Raises:** `ValueError` if what the file holds is of another kind.
         """
         if name not in self._found:
             self._found[name] = msgspec.to_builtins(find())
-            self._write(seconds())
+            self._write()
         return door.convert(self._found[name], kind, path=self._file or "the journal", where=name)
 
-    def losses(
-        self, name: str, num: int, find: Callable[[], Any], seconds: Callable[[], float]
-    ) -> Float[np.ndarray, " num"]:
+    def losses(self, name: str, num: int, find: Callable[[], Any]) -> Float[np.ndarray, " num"]:
         """So many losses; what is not finite becomes infinite."""
         plain = lambda: [float(x) if np.isfinite(x) else None for x in find()]
-        found = self.value(name, list[float | None], plain, seconds)
+        found = self.value(name, list[float | None], plain)
         if len(found) != num:
             raise door.refused(self._file or "the journal", name, f"{len(found)} losses, where there must be {num}")
         return np.asarray([np.inf if x is None else x for x in found])
 
-    def _write(self, seconds):
+    def _write(self):
         if self._file is not None:
-            write_whole(self._file, msgspec.json.encode(_Written(self._started_with, seconds, self._found)))
+            write_whole(self._file, msgspec.json.encode(_Written(self._started_with, self.seconds(), self._found)))
 
     def place(self, name: str) -> Path | None:
         """A folder of a stage's own."""

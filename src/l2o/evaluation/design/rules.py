@@ -7,7 +7,6 @@ import numpy as np
 from l2o.evaluation.design.look import Look
 from l2o.evaluation.design.result import Candidate
 from l2o.optimizers.momentum import Momentum
-from l2o.optimizers.wrappers.partitioned import Partitioned
 
 _KNOTS = 3  # of the curves of the rate and of b1
 _MOST_GROUPS = 8  # sets of constants
@@ -46,18 +45,13 @@ def label(seen: Look) -> str | None:
 
 def price(candidate: Candidate) -> tuple[int, int]:
     """Fewer constants first, and of as many those with a cheap power."""
-    rule = candidate.optimizer
-    rules = list(rule.parts.values()) if isinstance(rule, Partitioned) else [rule]
+    rules = (candidate.optimizer.group_rules() or {"": candidate.optimizer}).values()
     return len(rules), sum(getattr(r, "fixed_power", 0.5) is None for r in rules)
-
-
-def horizon_of(rule: Any) -> int:
-    """The steps of the runs that it is for."""
-    return horizon_of(next(iter(rule.parts.values()))) if isinstance(rule, Partitioned) else rule.horizon
 
 
 def with_horizon(rule: Any, horizon: int) -> Any:
     """The same rule for runs of so many steps."""
-    if isinstance(rule, Partitioned):
-        return Partitioned({name: with_horizon(part, horizon) for name, part in rule.parts.items()}, rule.label)
-    return rule.for_horizon(horizon)
+    parts = rule.group_rules()
+    if parts is None:
+        return rule.for_horizon(horizon)
+    return rule.with_groups({name: with_horizon(part, horizon) for name, part in parts.items()})
