@@ -7,7 +7,7 @@ import pytest
 from fakes import Descent, assert_trees_equal, bowls
 
 import l2o
-from l2o.core.finals import FinalLosses, final_losses
+from l2o.core.finals import FinalLosses, final_losses, like
 from l2o.meta import search as module
 
 KEY = jax.random.key(3)
@@ -104,8 +104,10 @@ def test_final_losses_are_the_ends_of_curves():
     keys = jax.random.split(KEY, 6)
     found = final_losses(Descent, rates, bowls, keys, horizon=4)
     for batch_size in (1, 4, None):
-        runs = FinalLosses(Descent(rates[0]), bowls, horizon=4, batch_size=batch_size)
+        runs = FinalLosses(like(Descent(rates[0])), bowls, horizon=4, batch_size=batch_size)
         np.testing.assert_allclose(runs(Descent(rates), keys), found, rtol=1e-4)
+        in_chunks = runs(Descent(rates), keys, values_together=2, tasks_together=3)
+        np.testing.assert_allclose(in_chunks, found, rtol=1e-4)
     for i, rate in enumerate(rates):
         curves = l2o.loss_curves(Descent(rate), bowls, horizon=4, num_tasks=6, key=KEY)
         np.testing.assert_allclose(found[i], curves[:, -1], rtol=1e-4)

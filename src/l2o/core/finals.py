@@ -50,15 +50,26 @@ def final_losses(
     return jax.lax.map(lambda key: jax.vmap(one, (0, None))(values, key), keys, batch_size=even).T
 
 
+def means_to_minimise(runs: Float[Any, "num_values num_tasks"]) -> Float[Any, " num_values"]:
+    """What the best value minimises: the mean over tasks; inf where any diverged."""
+    return jnp.where(jnp.isfinite(runs).all(axis=1), runs.mean(axis=1), jnp.inf)
+
+
+def like(optimizer: Optimizer) -> Callable[[PyTree], Optimizer]:
+    """Makes optimizers that differ from this one in their arrays alone: `make` of `FinalLosses`."""
+    static = eqx.partition(optimizer, eqx.is_inexact_array)[1]
+    return lambda arrays: eqx.combine(arrays, static)
+
+
 class FinalLosses:
-    """`final_losses` of optimizers that differ in their arrays alone, on all cores, compiled once for each shape.
+    """`final_losses` of the optimizers `make(value)`, on all cores, compiled once for each shape.
 
     The tasks are shared out among `devices`, as many as divide them evenly, and run on each `batch_size` at a time.
     """
 
     def __init__(
         self,
-        like: Optimizer,
+        make: Callable[[Any], Optimizer],
         family: TaskFamily,
         *,
         horizon: int,
@@ -66,23 +77,40 @@ class FinalLosses:
         batch_size: int | None = None,
         devices: Sequence[parallel.Device] | None = None,
     ):
-        _, self._static = eqx.partition(like, eqx.is_inexact_array)
-        self._family, self._devices, self._batch_size = family, devices, batch_size
-        self._options = {"horizon": horizon, "num_evals": num_evals}
+        self._family, self._devices = family, devices
+        options = {"horizon": horizon, "num_evals": num_evals, "batch_size": batch_size}
+        self._program = parallel.jit_for_now(
+            lambda values, family, keys: final_losses(make, values, family, keys, **options)
+        )
 
-        def program(arrays, family, keys, batch_size):
-            make = lambda arrays: eqx.combine(arrays, self._static)
-            return final_losses(make, arrays, family, keys, batch_size=batch_size, **self._options)
+    def __call__(
+        self,
+        values: PyTree,
+        keys: Key[Array, " num_tasks"],
+        *,
+        values_together: int | None = None,
+        tasks_together: int | None = None,
+    ) -> Float[np.ndarray, "num_values num_tasks"]:
+        """Of the items of the first axis of `values`, all at once, or so many values and so many tasks at a time.
 
-        self._program = parallel.jit_for_now(program)
+        Chunks are of one shape, the last one filled up with its last value, so that one program does for all of them. The tasks
+        must be a whole number of chunks.
+        """
+        num = len(jax.tree.leaves(values)[0])
+        size, step = values_together or num, tasks_together or len(keys)
+        chunks = [np.minimum(np.arange(start, start + size), num - 1) for start in range(0, num, size)]
+        rows = [
+            [
+                self._run(jax.tree.map(lambda x, i=chunk: x[i], values), keys[i : i + step])
+                for i in range(0, len(keys), step)
+            ]
+            for chunk in chunks
+        ]
+        return np.concatenate([np.concatenate(row, axis=1) for row in rows])[:num]
 
-    def __call__(self, arrays: PyTree, keys: Key[Array, " num_tasks"]) -> Float[np.ndarray, "num_optimizers num_tasks"]:
-        """Of the optimizers whose arrays are the items of the first axis of `arrays`."""
+    def _run(self, values, keys):
         devices = parallel.share(len(keys), self._devices)
         shares = keys.reshape(len(devices), -1)
-        inputs = [
-            (*parallel.put((arrays, self._family, share), device), self._batch_size)
-            for share, device in zip(shares, devices, strict=True)
-        ]
+        inputs = [parallel.put((values, self._family, k), device) for k, device in zip(shares, devices, strict=True)]
         found = parallel.run_on_each(self._program, inputs)
         return np.concatenate([np.asarray(part) for part in found], axis=1)

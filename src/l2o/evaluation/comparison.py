@@ -26,6 +26,7 @@ from l2o.core import parallel
 from l2o.core import parallel as _devices
 from l2o.core.checks import counts, kind
 from l2o.core.curves import run_tasks
+from l2o.core.finals import means_to_minimise
 from l2o.core.measured import Curves
 from l2o.core.optimizer import eval_params_of
 from l2o.evaluation import contenders as _contenders
@@ -226,7 +227,7 @@ def _cell(makes, panel, index, grid, optimizer, family, tune_keys, test_keys):
 
         options = {"horizon": panel.horizon, "final_steps": panel.window, "batch_size": panel.batch_size}
         runs = tuning.final_losses(make, grid, family, tune_keys, **options)
-        optimizer = make(jax.tree.map(lambda x: x[jnp.argmin(tuning.means_to_minimise(runs))], grid))
+        optimizer = make(jax.tree.map(lambda x: x[jnp.argmin(means_to_minimise(runs))], grid))
     options = {
         "horizon": panel.run_to,
         "batch_size": panel.batch_size,

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 from l2o.core import keys as _keys
 from l2o.core import parallel
 from l2o.core.checks import count, counts, kind, real
+from l2o.core.finals import means_to_minimise
 from l2o.core.optimizer import check_optimizer
 from l2o.core.task import TaskFamily, check_callable
 from l2o.core.unroll import begin, unroll
@@ -219,11 +220,6 @@ def final_losses(
         lambda key: jax.vmap(one, in_axes=(0, None))(grid, key), keys, batch_size=batch_size or len(keys)
     )
     return runs.T
-
-
-def means_to_minimise(runs: Float[Any, "num_values num_tasks"]) -> Float[Any, " num_values"]:
-    """What the best value minimises: the mean over tasks; inf where any diverged."""
-    return jnp.where(jnp.isfinite(runs).all(axis=1), runs.mean(axis=1), jnp.inf)
 
 
 def chosen(grid: PyTree, runs: Float[np.ndarray, "num_values num_tasks"]) -> Tuned:

@@ -21,7 +21,7 @@ from jaxtyping import PRNGKeyArray
 
 from l2o.core import keys, parallel
 from l2o.core.checks import count, counts, flags, positive
-from l2o.core.finals import FinalLosses
+from l2o.core.finals import FinalLosses, like, means_to_minimise
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, check_family, is_deterministic
 from l2o.io import door
@@ -151,7 +151,7 @@ def search(
     limits = None if bounds is None else np.stack([start - bounds, start + bounds], axis=1)
     if runs is None:
         runs = FinalLosses(
-            optimizer, family, horizon=horizon, num_evals=num_evals, batch_size=batch_size, devices=devices
+            like(optimizer), family, horizon=horizon, num_evals=num_evals, batch_size=batch_size, devices=devices
         )
     task_key, validation_key, seed_key = jax.random.split(key, 3)
     validation_keys = jax.random.split(validation_key, num_validation)
@@ -162,10 +162,8 @@ def search(
         nonlocal num_runs
         num_runs += len(xs) * len(task_keys)
         # Half a population at a time, so that the whole race is one program, which is compiled once.
-        size = 1 if len(xs) == 1 else (population + 1) // 2
-        chunks = [[*xs[i : i + size], *xs[-1:] * (size - len(xs[i : i + size]))] for i in range(0, len(xs), size)]
-        found = [runs(jax.vmap(unravel)(jnp.asarray(np.stack(c), flat.dtype)), task_keys) for c in chunks]
-        return np.concatenate(found)[: len(xs)]
+        values = jax.vmap(unravel)(jnp.asarray(np.stack(xs), flat.dtype))
+        return runs(values, task_keys, values_together=min(len(xs), (population + 1) // 2))
 
     def mean_loss(generation, x):
         return record.validation(generation, lambda: float(np.mean(losses([x], validation_keys))))
@@ -224,22 +222,18 @@ def _judged(losses, candidates, task_keys, racing):
     """
     half = len(task_keys) // 2 if racing else 0
     first = losses(candidates, task_keys[half:])
-    means = _means(first)
+    means = np.array(means_to_minimise(first))
     if half:
         left = np.argsort(means, kind="stable")[: (len(candidates) + 1) // 2]
         both = np.concatenate([first[left], losses([candidates[i] for i in left], task_keys[:half])], axis=1)
         out = np.setdiff1d(np.arange(len(candidates)), left)
-        means[left] = _means(both)
+        means[left] = means_to_minimise(both)
         order = [*left[np.argsort(means[left], kind="stable")], *out[np.argsort(means[out], kind="stable")]]
     else:
         order = np.argsort(means, kind="stable")
     ranks = np.empty(len(candidates), int)
     ranks[order] = np.arange(len(candidates))
     return means, ranks
-
-
-def _means(losses):
-    return np.where(np.isfinite(losses).all(axis=1), np.where(np.isfinite(losses), losses, 0.0).mean(axis=1), np.inf)
 
 
 class _Generation(msgspec.Struct):

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from l2o.core import keys, parallel
 from l2o.core.checks import count, flags, positive
-from l2o.core.finals import FinalLosses
+from l2o.core.finals import FinalLosses, like
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, check_family
 from l2o.evaluation.costs import StepCost
@@ -184,6 +184,7 @@ class _Design:
                     horizon=self.horizon,
                     num_evals=self.seen.num_evals,
                     batch_size=self.seen.batch_size(11),
+                    devices=self.devices,
                 ),
             )
             self.tuned[name] = tuned.as_rule(name, self.horizon, found)
@@ -262,15 +263,14 @@ class _Design:
         form = jax.tree.structure(rule), horizon or self.horizon
         if form not in self.runs:
             seen = {"num_evals": self.seen.num_evals, "batch_size": self.seen.batch_size(POPULATION)}
-            self.runs[form] = FinalLosses(rule, self.family, horizon=form[1], devices=self.devices, **seen)
+            self.runs[form] = FinalLosses(like(rule), self.family, horizon=form[1], devices=self.devices, **seen)
         return self.runs[form]
 
     def losses(self, rule: AbstractLearnedOptimizer, task_keys, horizon: int | None = None):
         """The last losses of one rule, as many tasks at a time as there are for validation: one program for all."""
         runs = self.runs_of(rule, horizon)
         arrays = jax.tree.map(lambda x: x[None], eqx.filter(rule, eqx.is_inexact_array))
-        size = self.plan.validation_tasks
-        return np.concatenate([runs(arrays, task_keys[i : i + size])[0] for i in range(0, len(task_keys), size)])
+        return runs(arrays, task_keys, tasks_together=self.plan.validation_tasks)[0]
 
     def raced(self) -> list[Candidate]:
         """All on the same validation tasks; of the baselines those that were best in tuning."""

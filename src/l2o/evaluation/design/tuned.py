@@ -1,6 +1,6 @@
 """The baselines of a design, each tuned with and without schedules: who is to be beaten, and may win."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ from jaxtyping import Array, Key
 from msgspec import Meta
 
 from l2o.core import parallel
-from l2o.core.finals import final_losses
+from l2o.core.finals import FinalLosses, means_to_minimise
 from l2o.core.task import TaskFamily
 from l2o.evaluation.design.plan import Tuning
 from l2o.evaluation.trials import SCHEDULES, Trial
@@ -46,6 +46,7 @@ def tune_baseline(
     horizon: int,
     num_evals: int,
     batch_size: int,
+    devices: Sequence[parallel.Device] | None = None,
 ) -> Found:
     """The best rate and schedule: a grid, on some of the tasks, then the best and their neighbours on all.
 
@@ -54,10 +55,13 @@ def tune_baseline(
     schedules = SCHEDULES[: tuning.schedules]
     search = Search((5 * tuning.per_decade + 1) * len(schedules), "grid", (1e-4, 10.0), schedules)
     make, step = search.make(baselines.get(name), horizon), 10 ** (1 / tuning.per_decade)
-    options = {"horizon": horizon, "num_evals": num_evals, "batch_size": batch_size}
-    program = parallel.jit_for_now(lambda trials, family, keys: final_losses(make, trials, family, keys, **options))
-    num_first = max(1, len(keys) // tuning.more)
-    judge = lambda trials, keys: _means(program, trials, family, keys, num_first)
+    options = {"horizon": horizon, "num_evals": num_evals, "batch_size": batch_size, "devices": devices}
+    runs, num_first = FinalLosses(make, family, **options), max(1, len(keys) // tuning.more)
+
+    def judge(trials, keys):
+        found = runs(on_device(trials), keys, values_together=_CHUNK, tasks_together=num_first)
+        return np.asarray(means_to_minimise(found))
+
     trials = search.trials(keys[0])
     losses = judge(trials, keys[:num_first])
     for _ in range(_MOST):
@@ -98,22 +102,3 @@ def _trials(rates, schedules):
 
 def _joined(some, others):
     return Trial(*(np.concatenate(pair) for pair in zip(some, others, strict=True)))
-
-
-def _means(program: Callable, trials: Trial, family, keys, num_together):
-    """Mean losses of trials, all chunks of one shape, so that one program does for all; infinite if any run diverged."""
-    rows = []
-    for start in range(0, len(trials.rate), _CHUNK):
-        index = np.minimum(np.arange(start, start + _CHUNK), len(trials.rate) - 1)
-        chunk = on_device(Trial(*(x[index] for x in trials)))
-        columns = []
-        for first in range(0, len(keys), num_together):
-            devices = parallel.share(num_together)
-            shares = keys[first : first + num_together].reshape(len(devices), -1)
-            inputs = [parallel.put((chunk, family, k), device) for k, device in zip(shares, devices, strict=True)]
-            columns += [np.asarray(part) for part in parallel.run_on_each(program, inputs)]
-        rows.append(np.concatenate(columns, axis=1)[: len(trials.rate) - start])
-    losses = np.concatenate(rows)
-    return np.where(
-        np.isfinite(losses).all(axis=1), np.mean(np.where(np.isfinite(losses), losses, 0.0), axis=1), np.inf
-    )
