@@ -10,8 +10,9 @@ import l2o
 from l2o import report
 from l2o.cli import _common
 from l2o.cli._common import Cores, Seed, Set, TaskName, console
-from l2o.evaluation.design.journal import check_free
+from l2o.evaluation.design import journal
 from l2o.io.files import holding_its_folder, write_whole
+from l2o.io.run_file import check_free
 
 
 @holding_its_folder
@@ -39,7 +40,7 @@ def design(
     l2o.use_all_cores(cores)
     family, usual_horizon = _common.find_family(task, _common.parse_settings(set_))
     if not resume:
-        check_free(folder)
+        check_free(folder, journal.FILE, "design")
         _common.start_folder(folder, config)
     bar, on_progress = _common.stages()
     with bar:

@@ -24,10 +24,9 @@ from l2o.core.checks import count, counts, flags, positive
 from l2o.core.finals import FinalLosses, like, means_to_minimise
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, check_family, is_deterministic
-from l2o.io import door
-from l2o.io.described import Described
 from l2o.io.extras import extra
-from l2o.io.files import check_writable, holding_its_folder, write_whole
+from l2o.io.files import holding_its_folder
+from l2o.io.run_file import RunFile
 from l2o.meta.step import check_trainable
 from l2o.optimizers.wrappers.beyond import bare
 
@@ -251,32 +250,15 @@ class _Record:
     """What was found out, in a file that a search goes on from: scores replay it to the bit."""
 
     def __init__(self, folder, resume, settings):
-        self._file: Path | None = None
-        self._generations: list[_Generation] = []
-        self._validations: dict[str, float | None] = {}
-        if folder is None:
-            if resume:
-                raise ValueError("`resume` needs the `folder` of the search that is to go on.")
-            return
-        self._file = file = folder / "search.json"
-        described = Described(settings)
-        if resume:
-            if not file.is_file():
-                raise FileNotFoundError(f"{folder} holds no search to resume. Leave `resume` out to start one there.")
-            recorded = door.read_json(file, _Recorded)
-            described.check(recorded.started_with, f"The search in {folder}")
-            self._generations, self._validations = recorded.generations, recorded.validations
-            num = settings["population"]
-            if any(len(g.means) != num or sorted(g.ranks) != list(range(num)) for g in self._generations):
-                raise ValueError(
-                    f"{file} is damaged: a generation has not a mean and a rank for each of {num} candidates."
-                )
-        elif file.exists():
-            raise FileExistsError(
-                f"{folder} already holds a search. Pass resume=True (`--resume`) to go on with it, or choose another folder."
+        self._file = RunFile(folder, "search.json", "search", _Recorded, resume=resume, settings=settings)
+        recorded = self._file.recorded
+        self._generations: list[_Generation] = [] if recorded is None else recorded.generations
+        self._validations: dict[str, float | None] = {} if recorded is None else recorded.validations
+        num = settings["population"]
+        if any(len(g.means) != num or sorted(g.ranks) != list(range(num)) for g in self._generations):
+            raise ValueError(
+                f"{self._file.path} is damaged: a generation has not a mean and a rank for each of {num} candidates."
             )
-        self._started_with = described.parts
-        check_writable(folder)
 
     @property
     def num_generations(self):
@@ -302,7 +284,4 @@ class _Record:
         return np.inf if found is None else found
 
     def _save(self):
-        if self._file is not None:
-            write_whole(
-                self._file, msgspec.json.encode(_Recorded(self._started_with, self._generations, self._validations))
-            )
+        self._file.write(_Recorded(self._file.started_with, self._generations, self._validations))

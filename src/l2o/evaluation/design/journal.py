@@ -11,9 +11,11 @@ from jaxtyping import Float
 
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.io import door
-from l2o.io.described import Described
-from l2o.io.files import check_writable, subfolder, write_whole
+from l2o.io.files import subfolder
+from l2o.io.run_file import RunFile
 from l2o.optimizers import pretrained
+
+FILE = "design.json"
 
 
 class _Written(msgspec.Struct):
@@ -33,26 +35,12 @@ class Journal:
 
     def __init__(self, folder: Path | None, *, resume: bool, settings: Mapping[str, Any]):
         self.folder = folder
-        self._before, self._started = 0.0, time.monotonic()  # seconds of earlier parts of the run
-        self._found: dict[str, Any] = {}
-        self._file: Path | None = None
-        if folder is None:
-            if resume:
-                raise ValueError("`resume` needs the `folder` of the design that is to go on.")
-            return
-        self._file = file = folder / "design.json"
-        described = Described(settings)
-        self._started_with = described.parts
-        if resume:
-            if not file.is_file():
-                raise FileNotFoundError(f"{folder} holds no design to resume. Leave `resume` out to start one there.")
-            written = door.read_json(file, _Written)
-            described.check(written.started_with, f"The design in {folder}")
-            self._found, self._before = written.found, written.seconds
-        else:
-            check_free(folder)
-        check_writable(folder)
-        if not resume:
+        self._file = RunFile(folder, FILE, "design", _Written, resume=resume, settings=settings)
+        recorded = self._file.recorded
+        self._found: dict[str, Any] = {} if recorded is None else recorded.found
+        self._before = 0.0 if recorded is None else recorded.seconds  # of earlier parts of the run
+        self._started = time.monotonic()
+        if recorded is None:
             self._write()
 
     def seconds(self) -> float:
@@ -67,19 +55,20 @@ class Journal:
         if name not in self._found:
             self._found[name] = msgspec.to_builtins(find())
             self._write()
-        return door.convert(self._found[name], kind, path=self._file or "the journal", where=name)
+        return door.convert(self._found[name], kind, path=self._file.path or "the journal", where=name)
 
     def losses(self, name: str, num: int, find: Callable[[], Any]) -> Float[np.ndarray, " num"]:
         """So many losses; what is not finite becomes infinite."""
         plain = lambda: [float(x) if np.isfinite(x) else None for x in find()]
         found = self.value(name, list[float | None], plain)
         if len(found) != num:
-            raise door.refused(self._file or "the journal", name, f"{len(found)} losses, where there must be {num}")
+            raise door.refused(
+                self._file.path or "the journal", name, f"{len(found)} losses, where there must be {num}"
+            )
         return np.asarray([np.inf if x is None else x for x in found])
 
     def _write(self):
-        if self._file is not None:
-            write_whole(self._file, msgspec.json.encode(_Written(self._started_with, self.seconds(), self._found)))
+        self._file.write(_Written(self._file.started_with, self.seconds(), self._found))
 
     def place(self, name: str) -> Path | None:
         """A folder of a stage's own."""
@@ -91,14 +80,3 @@ class Journal:
             pretrained.save(
                 subfolder(self.folder, "candidates") / f"{name}.safetensors", optimizer, recipe=dict(recipe)
             )
-
-
-def check_free(folder: Path) -> None:
-    """Makes sure that a new design in `folder` would not be mixed with an old one.
-
-    **Raises:** `FileExistsError` if the folder holds a design.
-    """
-    if (folder / "design.json").exists():
-        raise FileExistsError(
-            f"{folder} already holds a design. Pass resume=True (`--resume`) to go on with it, or choose another folder."
-        )
