@@ -157,29 +157,8 @@ def test_interrupted_in_one_framework_and_continued_in_the_other(name, held, tmp
         rule = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), rule_of(name))
         rule = l2o.beyond(rule, 8) if held else rule
         weights = pretrained.as_dict(rule)
-        whole, _ = in_jax(rule, 10, np.float64)
-
-        # JAX, then torch
-        _, (params, state) = in_jax(rule, cut, np.float64)
-        states.save(path, rule, state, params)
-        ours = torch_params({k: np.asarray(v) for k, v in params.items()})
-        optimizer = LearnedOptimizer(ours.values(), weights)
-        l2o_torch.load_state(path, optimizer)
-        if held:
-            with pytest.warns(UserWarning, match="meta-trained on runs of 8 steps"):
-                rest = in_torch(optimizer, ours, 10 - cut)
-        else:
-            rest = in_torch(optimizer, ours, 10 - cut)
-        assert drift(rest, whole[cut:]).max() < 1e-9
-
-        # torch, then JAX
-        ours = torch_params(torch_nets.start())
-        optimizer = LearnedOptimizer(ours.values(), weights)
-        in_torch(optimizer, ours, cut)
-        l2o_torch.save_state(path, optimizer)
-        params = {k: jnp.asarray(p.detach().numpy()) for k, p in ours.items()}
-        rest, _ = in_jax(rule, 10 - cut, np.float64, params, states.load(path, rule, params))
-        assert drift(rest, whole[cut:]).max() < 1e-9
+        told = pytest.warns(UserWarning, match="meta-trained on runs of 8 steps") if held else None
+        torch_nets.assert_it_goes_on_in_the_other(rule, weights, path, cut, 10, told)
 
 
 @pytest.mark.parametrize("name", ["nag", "nadam"])
@@ -204,18 +183,9 @@ def test_a_group_for_each_part_whatever_kind_it_is():
     parts = {"a": l2o.LSTM(num_layers=1, num_units=3, key=jax.random.key(0)), "b": rule_of("adam"), "c": rule_of("nag")}
     partitioned = l2o.Partitioned(parts)
     gradients = {"a": [0.3, -1e-6], "b": [0.1, 0.2, -2.0], "c": [1.0]}
-    params = {name: parameter(*np.zeros(len(g)), gradient=g) for name, g in gradients.items()}
-    groups = [{"params": [p], "part": name} for name, p in params.items()]
-    optimizer = LearnedOptimizer(groups, pretrained.as_dict(partitioned))
-    expected = {name: jnp.zeros(len(g)) for name, g in gradients.items()}
-    state, grads = partitioned.init(expected), {name: jnp.asarray(g) for name, g in gradients.items()}
-    for _ in range(3):
-        optimizer.step()
-        updates, state = partitioned.update(grads, state, expected)
-        expected = optax.apply_updates(expected, updates)
-    for name, p in params.items():
-        np.testing.assert_allclose(p.detach().numpy(), expected[name], rtol=1e-5, atol=1e-9)
-    again = LearnedOptimizer([{"params": [p], "part": n} for n, p in params.items()], pretrained.as_dict(partitioned))
+    weights = pretrained.as_dict(partitioned)
+    optimizer, params = torch_nets.assert_parts_go_as_in_jax(partitioned, weights, gradients, 3)
+    again = LearnedOptimizer([{"params": [p], "part": n} for n, p in params.items()], weights)
     again.load_state_dict(through_a_file(optimizer.state_dict()))
     assert torch.equal(again.state[params["b"]]["m"], optimizer.state[params["b"]]["m"])
 

@@ -7,7 +7,6 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import torch_nets
 from fakes import tiny_lstm
@@ -205,16 +204,7 @@ def test_a_group_for_each_part_of_a_partitioned_optimizer(tmp_path):
     path = tmp_path / "pair.safetensors"
     pretrained.save(path, partitioned)
     gradients = {"a": [0.3, -1e-6], "b": [0.1, 0.2, -2.0]}
-    params = {name: parameter(*np.zeros(len(g)), gradient=g) for name, g in gradients.items()}
-    optimizer = LearnedOptimizer([{"params": [p], "part": name} for name, p in params.items()], path)
-    expected = {name: jnp.zeros(len(g)) for name, g in gradients.items()}
-    state, grads = partitioned.init(expected), {name: jnp.asarray(g) for name, g in gradients.items()}
-    for _ in range(2):
-        optimizer.step()
-        updates, state = partitioned.update(grads, state, expected)
-        expected = optax.apply_updates(expected, updates)
-    for name, p in params.items():
-        np.testing.assert_allclose(p.detach().numpy(), expected[name], rtol=1e-5, atol=1e-9)
+    optimizer, params = torch_nets.assert_parts_go_as_in_jax(partitioned, path, gradients, 2)
     l2o_torch.save_state(tmp_path / "state.safetensors", optimizer)
     again = LearnedOptimizer([{"params": [p], "part": name} for name, p in params.items()], path)
     l2o_torch.load_state(tmp_path / "state.safetensors", again)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch_nets
 from fakes import tiny_lstm
-from torch_nets import SHIPPED, both, drift, in_jax, in_torch, parameter
+from torch_nets import SHIPPED, both, in_torch, parameter
 
 import l2o
 from l2o.optimizers import pretrained, states
@@ -75,25 +75,7 @@ def test_interrupted_in_one_framework_and_continued_in_the_other(name, tmp_path)
     path, cut = tmp_path / "state.safetensors", int(np.random.default_rng(5).integers(2, 9))
     with jax.enable_x64(True):
         rule, weights = both(name, np.float64)
-        whole, _ = in_jax(rule, 12, np.float64)
-
-        # JAX, then torch
-        _, (params, state) = in_jax(rule, cut, np.float64)
-        states.save(path, rule, state, params)
-        ours = torch_nets.torch_params({k: np.asarray(v) for k, v in params.items()})
-        optimizer = LearnedOptimizer(ours.values(), weights)
-        l2o_torch.load_state(path, optimizer)
-        rest = in_torch(optimizer, ours, 12 - cut)
-        assert drift(rest, whole[cut:]).max() < 1e-9
-
-        # torch, then JAX
-        ours = torch_nets.torch_params(torch_nets.start())
-        optimizer = LearnedOptimizer(ours.values(), weights)
-        in_torch(optimizer, ours, cut)
-        l2o_torch.save_state(path, optimizer)
-        params = {k: jnp.asarray(p.detach().numpy()) for k, p in ours.items()}
-        rest, _ = in_jax(rule, 12 - cut, np.float64, params, states.load(path, rule, params))
-        assert drift(rest, whole[cut:]).max() < 1e-9
+        torch_nets.assert_it_goes_on_in_the_other(rule, weights, path, cut, 12)
 
 
 def test_a_state_file_and_back_is_the_identity_through_both(tmp_path):

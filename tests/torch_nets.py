@@ -1,5 +1,7 @@
 """One small network with convolution, dense and scalar parameters, written and optimized in both frameworks."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,12 @@ import optax
 import pytest
 
 import l2o
-from l2o.optimizers import pretrained
+from l2o.optimizers import pretrained, states
 
 torch = pytest.importorskip("torch")
 
 import l2o.torch as l2o_torch  # noqa: E402 (after the check that there is one)
+from l2o.torch import LearnedOptimizer  # noqa: E402
 from l2o.torch._build import of_part  # noqa: E402
 
 SHAPES = {"conv": (2, 1, 3, 3), "gain": (), "dense": (32, 3), "bias": (3,)}
@@ -109,3 +112,47 @@ def both(name, dtype):
     optimizer = l2o.load(name, beyond=None)
     optimizer = optimizer.parts[part] if part else optimizer
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), optimizer), of_part(weights, part or None)
+
+
+def assert_it_goes_on_in_the_other(rule, weights, path, cut, length, told=None):
+    """A run that is cut goes on in the other framework, both ways, by a state file at `path`. In double precision.
+
+    `told`: the context of a warning that PyTorch is to give where it goes on.
+    """
+    whole, _ = in_jax(rule, length, np.float64)
+
+    # JAX, then torch
+    _, (params, state) = in_jax(rule, cut, np.float64)
+    states.save(path, rule, state, params)
+    ours = torch_params({k: np.asarray(v) for k, v in params.items()})
+    optimizer = LearnedOptimizer(ours.values(), weights)
+    l2o_torch.load_state(path, optimizer)
+    with (
+        contextlib.nullcontext() if told is None else told
+    ):  # a context that records warnings is false while it has none
+        rest = in_torch(optimizer, ours, length - cut)
+    assert drift(rest, whole[cut:]).max() < 1e-9
+
+    # torch, then JAX
+    ours = torch_params(start())
+    optimizer = LearnedOptimizer(ours.values(), weights)
+    in_torch(optimizer, ours, cut)
+    l2o_torch.save_state(path, optimizer)
+    params = {k: jnp.asarray(p.detach().numpy()) for k, p in ours.items()}
+    rest, _ = in_jax(rule, length - cut, np.float64, params, states.load(path, rule, params))
+    assert drift(rest, whole[cut:]).max() < 1e-9
+
+
+def assert_parts_go_as_in_jax(partitioned, weights, gradients, num_steps):
+    """A group for each part, on gradients that stay the same. Returns the optimizer and its params by part."""
+    params = {name: parameter(*np.zeros(len(g)), gradient=g) for name, g in gradients.items()}
+    optimizer = LearnedOptimizer([{"params": [p], "part": name} for name, p in params.items()], weights)
+    expected = {name: jnp.zeros(len(g)) for name, g in gradients.items()}
+    state, grads = partitioned.init(expected), {name: jnp.asarray(g) for name, g in gradients.items()}
+    for _ in range(num_steps):
+        optimizer.step()
+        updates, state = partitioned.update(grads, state, expected)
+        expected = optax.apply_updates(expected, updates)
+    for name, p in params.items():
+        np.testing.assert_allclose(p.detach().numpy(), expected[name], rtol=1e-5, atol=1e-9)
+    return optimizer, params
