@@ -66,6 +66,18 @@ class MomentumState(NamedTuple):
     m: PyTree
     v: PyTree | None  # of the squared magnitudes, and so real; None where the power is 0
 
+    def joined(self) -> "MomentumState":
+        """As it is in a file (`l2o.optimizers.states`): `m` and `v` as vectors, their coordinates one after the other."""
+        v = None if self.v is None else coordinates.flatten(self.v)[0]
+        return self._replace(m=coordinates.flatten(self.m)[0], v=v)
+
+    def split(self, like: "MomentumState") -> "MomentumState":
+        """The inverse of `joined`, of a state that was `like` that."""
+        apart = lambda vector, tree: jax.tree.unflatten(
+            jax.tree.structure(tree), coordinates.split(vector, jax.tree.leaves(tree))
+        )
+        return self._replace(m=apart(self.m, like.m), v=None if self.v is None else apart(self.v, like.v))
+
 
 class Momentum(AbstractLearnedOptimizer):
     r"""The rule of this module; equations in its docstring. State: two floats a parameter, one where `power` is fixed at 0.

@@ -2,27 +2,26 @@ r"""An optimizer's state on disk, so that a run interrupted in one framework goe
 
 A safetensors file. For every parameter group $i$ (JAX has one, number 0) and every leaf of the optimizer's state it holds an
 array named by $i$ and the leaf's path (`0[1][0]`), [..., num], coordinates last, in the order of `jax.tree.leaves(params)` and of
-a PyTorch group's `params`. (Of `l2o.Momentum`, whose state has the params' structure, `m` and `v` are such vectors in the
-file, and what counts the steps are single numbers.) The header names, for each group, the architecture, its arguments, and the
-parameters' shapes.
+a PyTorch group's `params`. (Of a state that has the params' structure, as `l2o.Momentum`'s, trees are such vectors in the file,
+`ByLeaf`, and what counts the steps are single numbers.) The header names, for each group, the architecture, its arguments, and
+the parameters' shapes.
 `l2o.torch.save_state` and `load_state` are the PyTorch side. The parameters themselves are not in the file.
 """
 
 import json
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from l2o.core import coordinates
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.io import weights
 from l2o.io.door import shown
 from l2o.io.files import check_writable, write_whole
 from l2o.optimizers import pretrained
-from l2o.optimizers.momentum import MomentumState
 
 
 def save(path: str | Path, optimizer: AbstractLearnedOptimizer, state: PyTree, params: PyTree) -> None:
@@ -78,34 +77,27 @@ def load(path: str | Path, optimizer: AbstractLearnedOptimizer, params: PyTree, 
 
     like = jax.eval_shape(optimizer.init, params)
     found = jax.tree_util.tree_map_with_path(fill, jax.eval_shape(_joined, like))
-    return jax.tree.map(_split, found, like, is_leaf=_is_momentum)
+    split = lambda x, like: x.split(like) if isinstance(x, ByLeaf) else x
+    return jax.tree.map(split, found, like, is_leaf=_is_by_leaf)
 
 
-def _is_momentum(x):
-    return isinstance(x, MomentumState)
+@runtime_checkable
+class ByLeaf(Protocol):
+    """A part of a state that has the params' structure, and says itself how it lies in a file, coordinate by coordinate."""
+
+    def joined(self) -> Any:
+        """With vectors of coordinates in the place of trees like the params."""
+
+    def split(self, like: Any) -> Any:
+        """The inverse of `joined`, of a state that was `like` that."""
+
+
+def _is_by_leaf(x):
+    return isinstance(x, ByLeaf)
 
 
 def _joined(state):
-    """The state as it is in a file: the coordinates of `m` and `v` of a momentum's one after the other."""
-
-    def join(x):
-        if not _is_momentum(x):
-            return x
-        return x._replace(m=coordinates.flatten(x.m)[0], v=None if x.v is None else coordinates.flatten(x.v)[0])
-
-    return jax.tree.map(join, state, is_leaf=_is_momentum)
-
-
-def _split(found, like):
-    """The inverse of `_joined` for one of its leaves, which was `like` that."""
-    if not _is_momentum(found):
-        return found
-    leaves, treedef = jax.tree.flatten((like.m, like.v))
-    num = len(jax.tree.leaves(like.m))
-    m = coordinates.split(found.m, leaves[:num])
-    v = [] if found.v is None else coordinates.split(found.v, leaves[num:])
-    m, v = jax.tree.unflatten(treedef, [*m, *v])
-    return found._replace(m=m, v=v)
+    return jax.tree.map(lambda x: x.joined() if isinstance(x, ByLeaf) else x, state, is_leaf=_is_by_leaf)
 
 
 def _description(optimizer, params):
