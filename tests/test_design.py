@@ -11,10 +11,11 @@ from fakes import assert_trees_equal
 
 import l2o
 from l2o import report
-from l2o.evaluation.design import designing, tuned
 from l2o.evaluation.design import plan as planning
+from l2o.evaluation.design import tuned
 from l2o.evaluation.design.journal import Journal
 from l2o.evaluation.design.look import look
+from l2o.evaluation.design.race import Race
 from l2o.evaluation.design.result import Candidate, surely_better
 
 KEY = jax.random.key(1)
@@ -30,14 +31,14 @@ def stretched(key):
 
 def noisy(key):
     """Nothing can be won: the loss is noise about a constant, and its gradient is zero in the mean."""
-    return l2o.FunctionTask(lambda key: jnp.ones(3), lambda x, k: 1.0 + jax.random.normal(k, (3,)) @ x * 1e-3)
+    return l2o.FunctionTask(lambda key: jnp.ones(3), lambda x, k: 1.0 + 1e-3 * jax.random.normal(k, (3,)) @ jnp.tanh(x))
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A plan for tests."""
-    few = planning.Plan(2, planning.FINE, 4, 4, planning.Generations(5, 5, 5, 5, 5), 32, 32)
-    monkeypatch.setattr("l2o.evaluation.design.designing.plan", lambda *_: few)
+    few = planning.Plan(2, planning.FINE, 4, 4, planning.Generations(5, 5, 5, 5, 5, 5), 32, 32)
+    monkeypatch.setattr("l2o.evaluation.design.stages.plan", lambda *_: few)
 
 
 @pytest.mark.slow
@@ -48,7 +49,7 @@ def test_it_beats_tuning_where_that_can_be_beaten(small, tmp_path):
     assert found.ratio.high < 1
     assert found.winner.mean == min(c.mean for c in found.candidates if not c.baseline)
     # On fresh tasks, which neither the search nor the race has seen: measured again by other means.
-    test_keys = jax.random.split(jax.random.split(KEY, 5)[4], 32)
+    test_keys = jax.random.split(jax.random.split(KEY)[1], 32)
     again = [run_once(found.optimizer, stretched, key, 5) for key in test_keys]
     np.testing.assert_allclose(found.winner.test, again, rtol=1e-3)
     assert {"adam", "nag"} <= {c.name for c in found.candidates}
@@ -145,6 +146,7 @@ def test_it_sees_what_a_family_is_like():
     assert seen.num_params == 10
     assert seen.num_evals == 1
     assert seen.labels == {"top": [""], "leaf": [""], "rank": ["rank 1"]}
+    assert seen.real
     assert not look(noisy, KEY).deterministic
     with pytest.raises(ValueError, match="nothing to optimize"):
         look(lambda key: l2o.FunctionTask(lambda key: jnp.ones(2, int), lambda x, k: jnp.zeros(())), KEY)
@@ -203,15 +205,14 @@ def test_a_file_that_was_changed_is_refused(small, tmp_path, damage, words):
         l2o.design(stretched, horizon=3, minutes=5, key=KEY, folder=tmp_path, resume=True)
 
 
-def test_more_tasks_are_asked_where_the_first_leave_doubt(monkeypatch):
+def test_more_tasks_are_asked_where_the_first_leave_doubt():
     """A rule that is a tenth better in the mean, by ratios that vary by a third from task to task."""
-    made = designing._Design(stretched, 3, 5, KEY, "steps", "it", Journal(None, resume=False, settings={}), None, None)
-    made.plan = planning.Plan(2, planning.FINE, 4, 4, planning.Generations(5, 5, 5, 5, 5), 32, 32)
     rng = np.random.default_rng(0)
     theirs = rng.uniform(0.5, 1.5, 200)
     all_losses = {"theirs": theirs, "ours": 0.9 * theirs * np.exp(0.33 * rng.normal(size=200) - 0.33**2 / 2)}
     place = iter([32, 32, 64, 64, 96, 96, 128, 128] * 2)
-    monkeypatch.setattr(made, "losses", lambda rule, keys: all_losses[rule][(i := next(place)) : i + len(keys)])
+    losses = lambda rule, keys: all_losses[rule][(i := next(place)) : i + len(keys)]
+    made = Race(Journal(None, resume=False, settings={}), losses, KEY, 32, None)
     ours, theirs = (Candidate(name, name, False, all_losses[name][:32]) for name in ("ours", "theirs"))
     assert ours.mean < theirs.mean
     assert not surely_better(ours, theirs)
@@ -220,3 +221,16 @@ def test_more_tasks_are_asked_where_the_first_leave_doubt(monkeypatch):
     made.journal = Journal(None, resume=False, settings={})
     place = iter([32, 32, 64, 64, 96, 96, 128, 128])
     assert not made.better_on_more(theirs, ours)
+
+
+@pytest.mark.slow
+def test_with_a_target_it_says_how_many_are_solved(small):
+    """A loss of 0.3 is what a run of 20 steps may reach or not."""
+    found = l2o.design(stretched, horizon=20, minutes=5, key=KEY, target=0.3)
+    share = found.solved(found.winner)
+    assert share.value == np.mean(found.winner.test <= 0.3)
+    assert share.low < share.value <= share.high
+    assert found.winner.mean <= found.baseline.mean
+    text = report.design_text(found)
+    assert f"has solved {100 * share.value:.3g} %" in text
+    assert "share not solved" in report.design_page(found)

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 import l2o
+from l2o.core.intervals import binomial_interval
 from l2o.evaluation import statistics
 
 
@@ -95,6 +96,15 @@ def test_scipy_gives_the_same(both):
     assert statistics.probability_of_improvement(ours, theirs).value == pytest.approx(np.mean(pairs))
     pooled = np.sort(np.concatenate(list(ours.values())))
     assert statistics.aggregate(ours).value == pytest.approx(pooled[10:30].mean())
+
+
+@pytest.mark.parametrize(("successes", "num"), [(0, 5), (3, 10), (97, 100), (7, 7)])
+def test_the_interval_of_a_share_is_exact(successes, num):
+    share, low, high = binomial_interval(successes, num)
+    expected = scipy.stats.binomtest(successes, num).proportion_ci(0.95, "exact")
+    assert (share, low, high) == pytest.approx((successes / num, expected.low, expected.high))
+    with pytest.raises(ValueError, match="from 0 to 5"):
+        binomial_interval(6, 5)
 
 
 def test_a_profile_is_the_share_of_runs_at_or_below_a_threshold():

@@ -38,6 +38,7 @@ from .optimizers.wrappers.beyond import Beyond, CoordinatewiseBeyond, beyond
 from .optimizers.wrappers.chain import Chained, chain
 from .optimizers.wrappers.guarded import Guarded
 from .optimizers.wrappers.partitioned import Partitioned
+from .optimizers.wrappers.preconditioned import Preconditioned
 from .optimizers.wrappers.rescaled import Rescaled
 from .tasks.transforms import RandomScaling
 
@@ -78,6 +79,7 @@ __all__ = [
     "Momentum",
     "Panel",
     "Partitioned",
+    "Preconditioned",
     "RandomScaling",
     "Rescaled",
     "Sampled",

@@ -73,6 +73,9 @@ BROKEN = {
     "versions": ({"versions": {"jax": 1}}, "`versions"),
     "rescaled": ({"architecture": "rescaled", "arguments": {"rms": 1.0}}, "missing required field `optimizer`"),
     "partitioned": ({"architecture": "partitioned", "arguments": {"parts": {}}}, "length >= 1"),
+    "preconditioned": ({"architecture": "preconditioned", "arguments": {
+        "optimizer": {"architecture": "lstm", "arguments": ARGUMENTS}, "shapes": [[10**9, 10**9]]}},
+        r"arrays that do not fit their arguments \(leaf \.log_factors\[0\]"),
     "NaN weights": ({"arrays": {".readout": NAN}}, r"`\.readout`: 3 of its 3 numbers are NaN or infinite"),
     "int weights": ({"arrays": {".readout": np.ones(3, np.int32)}}, r"`\.readout`: numbers of the dtype I32"),
     "extra": ({"arrays": {".more": np.ones(3, np.float32)}}, r"`\.more`: an array that the architecture lstm does not have"),

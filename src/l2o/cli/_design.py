@@ -26,6 +26,9 @@ def design(
     by: Annotated[
         str, typer.Option(help="What counts: steps, or seconds (the same time as the best baseline).")
     ] = "steps",
+    target: Annotated[
+        float | None, typer.Option(help="A loss at which a problem counts as solved: as many as can be are to be.")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Where the run goes.")] = Path("runs/design"),
     resume: Annotated[bool, typer.Option(help="Go on with the run in --folder.")] = False,
     seed: Seed = 0,
@@ -50,6 +53,7 @@ def design(
             minutes=minutes,
             key=jax.random.key(seed),
             by=by,
+            target=target,
             name=task,
             folder=folder,
             resume=resume,

@@ -50,9 +50,25 @@ def final_losses(
     return jax.lax.map(lambda key: jax.vmap(one, (0, None))(values, key), keys, batch_size=even).T
 
 
-def means_to_minimise(runs: Float[Any, "num_values num_tasks"]) -> Float[Any, " num_values"]:
-    """What the best value minimises: the mean over tasks; inf where any diverged."""
+def means_to_minimise(
+    runs: Float[Any, "num_values num_tasks"], target: float | None = None
+) -> Float[Any, " num_values"]:
+    """What the best value minimises: the mean loss over tasks, inf where any diverged; with a target the mean of `unsolved`."""
+    if target is not None:
+        return unsolved(runs, target).mean(axis=1)
     return jnp.where(jnp.isfinite(runs).all(axis=1), runs.mean(axis=1), jnp.inf)
+
+
+def unsolved(losses: Float[Any, "*shape"], target: float) -> Float[np.ndarray, "*shape"]:
+    r"""How far runs are from solved, $l^2 / (l^2 + \text{target}^2)$ for a last loss of $l$: 0 at 0, one half at the target.
+
+    Its mean is a smooth share of the runs that end above the target. A run that diverged counts 1, one that ends far above the
+    target hardly less: whether it can be saved matters, not where it is. In double precision, in which these still differ.
+    """
+    losses = np.asarray(losses, np.float64)
+    with np.errstate(divide="ignore", over="ignore"):
+        share = 1 / (1 + (target / np.maximum(losses, 0)) ** 2)
+    return np.where(np.isfinite(losses), share, 1.0)
 
 
 def like(optimizer: Optimizer) -> Callable[[PyTree], Optimizer]:

@@ -53,6 +53,20 @@ def ratio_interval(
     return float(ratio), float(np.exp(centre - upper * error)), float(np.exp(centre - lower * error))
 
 
+def binomial_interval(successes: int, num: int, confidence: float = 0.95) -> IntervalEstimate:
+    """A share and its exact interval (Clopper & Pearson 1934): it covers the true one at least so often, whatever that is."""
+    count("num", num)
+    if not 0 <= successes <= num:
+        raise ValueError(f"`successes` must be from 0 to {num}, how many there were in all; got {successes}.")
+    _check_confidence(confidence)
+    from scipy.special import betaincinv  # a third of a second, which those who ask for no share do not wait
+
+    outside = (1 - confidence) / 2
+    low = float(betaincinv(successes, num - successes + 1, outside)) if successes else 0.0
+    high = float(betaincinv(successes + 1, num - successes, 1 - outside)) if successes < num else 1.0
+    return IntervalEstimate(successes / num, low, high)
+
+
 def _log_ratio(pairs):
     means = pairs.mean(axis=1)
     relative = pairs / means[:, None, :]
@@ -62,9 +76,13 @@ def _log_ratio(pairs):
 
 def check_bootstrap(confidence: float, num_resamples: int) -> None:
     """Refuses what is no share, or no number of resamples: a `ValueError`."""
+    _check_confidence(confidence)
+    count("num_resamples", num_resamples)
+
+
+def _check_confidence(confidence):
     if not 0 < real("confidence", confidence) < 1:
         raise ValueError(f"`confidence` must be between 0 and 1, such as 0.95, got {confidence!r}.")
-    count("num_resamples", num_resamples)
 
 
 def resample(

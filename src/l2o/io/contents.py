@@ -1,10 +1,10 @@
-"""What weights and state files may say: the fields of their headers; every architecture's arguments, and the arrays they mean.
+"""What weights files may say: the fields of their headers; every architecture's arguments, and the arrays they mean.
 
 It is all checked before anything is built, the same for JAX and PyTorch, and so without either. A new header field is a line
 in `Header`, a new wrapper an entry in `WRAPPERS`, and a new architecture one in `ARCHITECTURES`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -17,6 +17,8 @@ from l2o.io.door import refused, shown
 PARTITIONED = "partitioned"
 # Of `l2o.Rescaled`: its arguments are the architecture and arguments of what it wraps, "optimizer", and "rms".
 RESCALED = "rescaled"
+# Of `l2o.Preconditioned`: as of that, and the "shapes" of the leaves that it has factors for.
+PRECONDITIONED = "preconditioned"
 # Of any other class: its arguments are its name, "class", which is never looked up, and its plain fields.
 OWN = "own"
 
@@ -32,6 +34,7 @@ _Amount = Annotated[float, Meta(ge=0, le=1e18)]
 _Steps = Annotated[int, Meta(ge=1, le=10**9)]
 _Text = Annotated[str, Meta(max_length=1000)]
 _Knots = Annotated[list[float], Meta(max_length=100)]  # of a curve whose values are an array: only their number is used
+_Shape = Annotated[list[Annotated[int, Meta(ge=0, le=10**9)]], Meta(max_length=16)]
 _Quantiles = tuple[_Magnitude, _Magnitude, _Magnitude]
 
 Shape = tuple[int, ...]
@@ -112,6 +115,9 @@ class _Partitioned(msgspec.Struct, forbid_unknown_fields=True):
     def inside(self) -> dict[str, Structure]:
         return {f"parts[{name!r}]": part for name, part in self.parts.items()}
 
+    def own(self) -> tuple[()]:
+        return ()
+
 
 class _Rescaled(msgspec.Struct, forbid_unknown_fields=True):
     optimizer: Structure
@@ -124,15 +130,37 @@ class _Rescaled(msgspec.Struct, forbid_unknown_fields=True):
     def inside(self) -> dict[str, Structure]:
         return {"optimizer": self.optimizer}
 
+    def own(self) -> tuple[()]:
+        return ()
+
+
+class _Preconditioned(msgspec.Struct, forbid_unknown_fields=True):
+    optimizer: Structure
+    shapes: Annotated[list[_Shape], Meta(min_length=1, max_length=1000)]
+
+    def inside(self) -> dict[str, Structure]:
+        return {"optimizer": self.optimizer}
+
+    def own(self) -> Iterator[tuple[str, Shape]]:
+        yield from ((f".log_factors[{i}]", tuple(shape)) for i, shape in enumerate(self.shapes))
+
 
 class _Wrapper(Protocol):
     def inside(self) -> dict[str, Structure]:
         """The optimizers in it by their paths: fields of its arguments and, after a dot, beginnings of its arrays' names."""
         ...
 
+    def own(self) -> Iterable[tuple[str, Shape]]:
+        """Names and shapes of the arrays that are its own."""
+        ...
+
 
 # By the "architecture" that the file names; the arguments are the fields.
-WRAPPERS: dict[str, type[_Wrapper]] = {PARTITIONED: _Partitioned, RESCALED: _Rescaled}
+WRAPPERS: dict[str, type[_Wrapper]] = {
+    PARTITIONED: _Partitioned,
+    PRECONDITIONED: _Preconditioned,
+    RESCALED: _Rescaled,
+}
 
 
 class _LSTM(msgspec.Struct, forbid_unknown_fields=True):
@@ -306,6 +334,7 @@ def _expected(architecture, arguments, where, field, path, depth=1) -> Iterator[
         raise refused(where, field, f"wrappers are nested deeper than {_DEPTH} levels")
     if architecture in WRAPPERS:
         wrapper = door.convert(arguments, WRAPPERS[architecture], path=where, where=field)
+        yield from ((f"{path}{name}", shape) for name, shape in wrapper.own())
         for name, inner in wrapper.inside().items():
             inside = f"{field}.{name}"
             yield from _expected(
@@ -322,28 +351,3 @@ def _expected(architecture, arguments, where, field, path, depth=1) -> Iterator[
             f"{door.one_line(where)}: No optimizer named {shown(architecture)}. Optimizers: {', '.join(ARCHITECTURES)}. It was "
             "written by another version of l2o, or not by l2o."
         )
-
-
-class Group(msgspec.Struct):
-    """What a state file says of one parameter group."""
-
-    architecture: _Text
-    arguments: dict[str, Any]
-    shapes: list[list[Annotated[int, Meta(ge=0, le=2**48)]]]
-    options: dict[Annotated[str, Meta(max_length=100)], bool | int | float | _Text] = {}
-
-    def __post_init__(self):
-        for name, value in self.options.items():
-            # What these name is read, or chosen, by the optimizer; a file does not.
-            if not name.isidentifier() or name in ("params", "weights"):
-                raise ValueError(f"no option of a parameter group is named {shown(name)}")
-            if name in ("lr", "weight_decay") and (isinstance(value, bool | str) or not 0 <= value < float("inf")):
-                raise ValueError(f"`{name}` must be a number that is not negative, got {shown(value)}")
-
-
-def groups(text: str, where: Any) -> list[Group]:
-    """The parameter groups of a state file, from its header.
-
-    **Raises:** `ValueError`.
-    """
-    return door.parse_json(text, list[Group], path=where, where="groups")

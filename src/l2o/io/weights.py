@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from l2o.io import contents, door, hub
+from l2o.io import contents, door, groups, hub
 from l2o.io.contents import PARTITIONED
 from l2o.io.contents import RESCALED as RESCALED
 
@@ -101,7 +101,7 @@ def check(arrays: Mapping[str, np.ndarray], header: Mapping[str, str], where: st
     door.check_finite(arrays, where)
 
 
-def read_state(path: Path) -> tuple[dict[str, np.ndarray], list[contents.Group]]:
+def read_state(path: Path) -> tuple[dict[str, np.ndarray], list[groups.Group]]:
     """Arrays by name, and the parameter groups, of a file of an optimizer's state.
 
     **Raises:** `ValueError` naming the file, and what is wrong.
@@ -110,7 +110,7 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], list[contents.Group]]
     arrays, header = _read(
         path, STATE_FORMAT, "of an optimizer's state saved by l2o", dtypes=door.ANYTHING, finite=False
     )
-    return arrays, contents.groups(header.get("groups", ""), path)
+    return arrays, groups.read(header.get("groups", ""), path)
 
 
 def _read(path, wanted, what, **options):

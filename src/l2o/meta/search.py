@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
 from l2o.core import keys, parallel
-from l2o.core.checks import count, counts, flags, positive
+from l2o.core.checks import count, counts, flags, kind, positive
 from l2o.core.finals import FinalLosses, like, means_to_minimise
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, check_family, is_deterministic
@@ -39,7 +39,7 @@ class Searched:
 
     optimizer: AbstractLearnedOptimizer  # the best by validation
     last: AbstractLearnedOptimizer  # the mean of the last search distribution
-    score: float  # mean final loss of `optimizer` on the validation tasks
+    score: float  # mean final loss of `optimizer` on the validation tasks; with a target the mean of `unsolved`
     start_score: float  # of the optimizer that the search started from, on the same tasks
     num_generations: int
     num_runs: float  # inner runs, those of validation included
@@ -62,11 +62,13 @@ def search(
     *,
     horizon: int,
     key: PRNGKeyArray,
+    where: Callable[[Any], Any] | None = None,
     num_generations: int = 50,
     population: int = 16,
     num_tasks: int = 4,
     sigma: float = 0.3,
     bounds: float | None = None,
+    target: float | None = None,
     num_evals: int | None = None,
     racing: bool = True,
     restarts: int = 0,
@@ -93,9 +95,12 @@ def search(
 
     **Arguments:**
 
-    - `optimizer`: where to start; all of its meta-parameters are searched. They should be free numbers of order one, such as
-        logarithms and logits.
+    - `optimizer`: where to start. Its meta-parameters should be free numbers of order one, such as logarithms and logits.
+    - `where`: which of them are searched, as for `equinox.tree_at`: `where=lambda rule: [rule.log_rate, rule.logit_b1]`. Default:
+        all.
     - `sigma`: the first step size, the same for all meta-parameters.
+    - `target`: what counts is not how small losses are, but how many runs end below the target: the search minimises the mean of
+        $l^2 / (l^2 + \text{target}^2)$ over last losses $l$, a smooth share of those that do not.
     - `bounds`: how far each meta-parameter may go from where it starts. Default: anywhere.
     - `num_evals`: minibatches on which a run's loss is judged; default 8 where losses depend on them, else 1.
     - `restarts`: how often the search starts anew, with the same step size, from the best so far, after it has converged.
@@ -115,6 +120,7 @@ def search(
     with extra("train", "l2o.search"):
         import cmaes
     optimizer = check_trainable(bare(optimizer))
+    searched = _chosen(optimizer, where)
     key = keys.one(key)
     counts(horizon=horizon, population=population, num_tasks=num_tasks, num_validation=num_validation)
     counts(num_evals=num_evals, batch_size=batch_size, validate_every=validate_every)
@@ -126,10 +132,13 @@ def search(
     positive("sigma", sigma)
     if bounds is not None:
         positive("bounds", bounds)
+    if target is not None:
+        positive("target", target)
     check_family(family, keys.of_check(key))
     num_evals = num_evals or (1 if is_deterministic(family, keys.of_check(key)) else 8)
     settings = {
         "optimizer": optimizer,
+        "where": [i for i, taken in enumerate(jax.tree.leaves(searched)) if taken],
         "family": family,
         "key": key,
         "horizon": horizon,
@@ -138,13 +147,14 @@ def search(
         "num_evals": num_evals,
         "sigma": float(sigma),
         "bounds": bounds,
+        "target": target,
         "racing": racing,
         "num_validation": num_validation,
         "validate_every": validate_every,
         "precision": jnp.finfo(jnp.zeros(()).dtype).bits,
     }
     record = _Record(None if folder is None else Path(folder), resume, settings)
-    arrays, static = eqx.partition(optimizer, eqx.is_inexact_array)
+    arrays, fixed = eqx.partition(optimizer, searched)
     flat, unravel = ravel_pytree(arrays)
     start = np.asarray(flat, np.float64)
     limits = None if bounds is None else np.stack([start - bounds, start + bounds], axis=1)
@@ -157,15 +167,18 @@ def search(
     seed = int(jax.random.randint(seed_key, (), 0, 2**31 - 1))
     started, num_runs = time.monotonic(), 0.0
 
+    def as_rule(x):
+        return eqx.combine(unravel(jnp.asarray(x, flat.dtype)), fixed)
+
     def losses(xs, task_keys):
         nonlocal num_runs
         num_runs += len(xs) * len(task_keys)
         # Half a population at a time, so that the whole race is one program, which is compiled once.
-        values = jax.vmap(unravel)(jnp.asarray(np.stack(xs), flat.dtype))
+        values = jax.vmap(lambda x: eqx.filter(as_rule(x), eqx.is_inexact_array))(jnp.asarray(np.stack(xs), flat.dtype))
         return runs(values, task_keys, values_together=min(len(xs), (population + 1) // 2))
 
     def mean_loss(generation, x):
-        return record.validation(generation, lambda: float(np.mean(losses([x], validation_keys))))
+        return record.validation(generation, lambda: float(means_to_minimise(losses([x], validation_keys), target)[0]))
 
     def strategy(mean, restart):
         kind = cmaes.CMA if len(start) < _DIAGONAL_FROM else cmaes.SepCMA
@@ -177,7 +190,7 @@ def search(
     while (done := len(history)) < num_generations and (done < record.num_generations or not late()):
         asked = [evolution.ask() for _ in range(population)]
         task_keys = jax.random.split(keys.of_step(task_key, done), num_tasks)
-        means, ranks = record.generation(done, lambda xs=asked, k=task_keys: _judged(losses, xs, k, racing))
+        means, ranks = record.generation(done, lambda xs=asked, k=task_keys: _judged(losses, xs, k, racing, target))
         if not np.isfinite(means).any():
             raise FloatingPointError(
                 f"Every candidate of generation {done + 1} diverged. Start from a smaller rate, or with a smaller `sigma`."
@@ -198,9 +211,6 @@ def search(
             restarts -= 1
             evolution = strategy(best, done + 1)
 
-    def as_rule(x):
-        return eqx.combine(unravel(jnp.asarray(x, flat.dtype)), static)
-
     return Searched(
         optimizer=as_rule(best),
         last=as_rule(evolution.mean),
@@ -214,19 +224,39 @@ def search(
     )
 
 
-def _judged(losses, candidates, task_keys, racing):
-    """Mean losses of all candidates, over the tasks that each ran on, and their ranks, the best 0.
+def _chosen(optimizer, where):
+    """Which of the leaves are searched: a tree of booleans."""
+    if where is None:
+        return jax.tree.map(eqx.is_inexact_array, optimizer)
+    kind("where", where, callable, "a function of the optimizer that gives some of its meta-parameters")
+    nothing = jax.tree.map(lambda _: False, optimizer)
+    try:
+        chosen = eqx.tree_at(where, nothing, replace_fn=lambda _: True)
+        found = eqx.filter(optimizer, chosen)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"`where` must give meta-parameters of the optimizer, a {type(optimizer).__name__}: {error}"
+        ) from error
+    if not jax.tree.leaves(found) or not all(map(eqx.is_inexact_array, jax.tree.leaves(found))):
+        raise ValueError(
+            f"`where` must give arrays of floating-point numbers, which are searched, got {jax.tree.leaves(found)!r}."
+        )
+    return chosen
+
+
+def _judged(losses, candidates, task_keys, racing, target):
+    """Mean losses of all candidates, or of `unsolved`, over the tasks that each ran on, and their ranks, the best 0.
 
     A candidate that diverged on a task has a mean of infinity. Those that fell out of the race come after all that did not.
     """
     half = len(task_keys) // 2 if racing else 0
     first = losses(candidates, task_keys[half:])
-    means = np.array(means_to_minimise(first))
+    means = np.array(means_to_minimise(first, target))
     if half:
         left = np.argsort(means, kind="stable")[: (len(candidates) + 1) // 2]
         both = np.concatenate([first[left], losses([candidates[i] for i in left], task_keys[:half])], axis=1)
         out = np.setdiff1d(np.arange(len(candidates)), left)
-        means[left] = means_to_minimise(both)
+        means[left] = means_to_minimise(both, target)
         order = [*left[np.argsort(means[left], kind="stable")], *out[np.argsort(means[out], kind="stable")]]
     else:
         order = np.argsort(means, kind="stable")

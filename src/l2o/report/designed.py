@@ -6,6 +6,7 @@ import numpy as np
 
 from l2o.evaluation.design.result import Candidate, Designed
 from l2o.evaluation.statistics import bootstrap_interval
+from l2o.optimizers.lstm import LSTM
 from l2o.report.html import environment
 from l2o.report.quantities import duration, interval, number
 
@@ -24,16 +25,26 @@ class _Row(NamedTuple):
 def verdict(found: Designed) -> list[str]:
     """In sentences, the result first."""
     winner, baseline = found.winner, found.baseline
-    num = len(winner.validation if winner.test is None else winner.test)
-    where = f"on {num} fresh {'tasks' if winner.test is not None else 'validation tasks, as the run was interrupted'}"
+    tasks = f"{len(winner.judged)} " + (
+        "fresh tasks" if winner.test is not None else "validation tasks, as the run was interrupted"
+    )
+    where = f"on {tasks}"
     if not found.beats_tuning:
         return [
             f"Use {baseline.optimizer}: nothing that was found beats it beyond doubt.",
-            f"After {found.horizon} steps its mean loss is {_mean(baseline)} {where}.",
+            f"After {found.horizon} steps it has solved {_share(found, baseline)} of {tasks}: a loss of at most {found.target:g}."
+            if found.target is not None
+            else f"After {found.horizon} steps its mean loss is {_mean(baseline)} {where}.",
         ]
     ratio, low, high = found.ratio
     sentences = []
-    if np.isfinite(ratio):
+    if found.target is not None:
+        sentences.append(
+            f"{_capital(winner.name)} wins. After {found.horizon} steps it has solved {_share(found, winner)} of {tasks}: "
+            f"a loss of at most {found.target:g}. The best tuned baseline, {baseline.optimizer}, has solved "
+            f"{_share(found, baseline)}."
+        )
+    elif np.isfinite(ratio):
         sentences.append(
             f"{_capital(winner.name)} wins. After {found.horizon} steps its mean loss is {ratio:.3g} times "
             f"({low:.3g} to {high:.3g}) that of the best tuned baseline, {baseline.optimizer}, {where}."
@@ -62,7 +73,11 @@ def facts(found: Designed) -> dict[str, str]:
     return {
         "Problem": f"{found.name}, {found.num_params:,} parameters, "
         + ("the loss has no noise" if found.deterministic else "losses on minibatches"),
-        "Asked for": f"least loss after {found.horizon} steps"
+        "Asked for": (
+            f"least loss after {found.horizon} steps"
+            if found.target is None
+            else f"as many problems as can be at a loss of at most {found.target:g} after {found.horizon} steps"
+        )
         + (", or in the time that these take" * (found.by == "seconds")),
         "It took": f"{duration(found.seconds)}; the searches took {runs}",
         "Best baseline": trials,
@@ -77,7 +92,7 @@ def rows(found: Designed) -> list[_Row]:
             c.name,
             c.what,
             number(c.mean),
-            interval(bootstrap_interval(c.validation)) if np.isfinite(c.validation).all() else "diverged",
+            interval(bootstrap_interval(c.counted)) if np.isfinite(c.counted).all() else "diverged",
             f"{c.mean / best:.3g}" if best > 0 and np.isfinite(c.mean) and c.mean > 0 else "–",
             c.name == found.winner.name,
         )
@@ -85,10 +100,19 @@ def rows(found: Designed) -> list[_Row]:
     ]
 
 
+def counted(found: Designed) -> str:
+    """What the candidates are judged by, in words."""
+    return (
+        "mean loss"
+        if found.target is None
+        else f"share not solved (smooth: a loss of {found.target:g} counts one half)"
+    )
+
+
 def design_text(found: Designed) -> str:
     """The whole result in plain text."""
     lines = [*verdict(found), "", *(f"{label}: {value}." for label, value in facts(found).items()), ""]
-    lines += [f"What took part, and its mean loss on {len(found.winner.validation)} validation tasks:", ""]
+    lines += [f"What took part, and its {counted(found)} on {len(found.winner.validation)} validation tasks:", ""]
     for row in rows(found):
         lines.append(
             f"  {'*' if row.won else ' '} {row.name:<28} {row.loss:>10}  {row.low_high:<24} {row.against:>6}  {row.what}"
@@ -104,7 +128,13 @@ def formulas(candidate: Candidate) -> list[tuple[str, str]]:
     titled = {f"For the params {name}": part for name, part in (parts or {}).items()} or {
         "The rule": candidate.optimizer
     }
-    return [(title, part.formula() if hasattr(part, "formula") else str(part)) for title, part in titled.items()]
+    return [(title, part.formula() if hasattr(part, "formula") else _in_words(part)) for title, part in titled.items()]
+
+
+def _in_words(rule):
+    if isinstance(rule, LSTM):
+        return f"An LSTM for each parameter, {rule.num_layers} layers of {rule.num_units} units: it has no formula."
+    return str(rule)
 
 
 def design_page(found: Designed) -> str:
@@ -118,6 +148,7 @@ def design_page(found: Designed) -> str:
             facts=facts(found),
             rows=rows(found),
             num_validation=len(found.winner.validation),
+            counted=counted(found),
             formulas=formulas(found.winner),
             code=code(found.winner),
         )
@@ -131,8 +162,13 @@ def code(candidate: Candidate) -> list[tuple[str, str]]:
 
 
 def _mean(candidate):
-    losses = candidate.validation if candidate.test is None else candidate.test
-    return f"{number(float(np.mean(losses)))} ({interval(bootstrap_interval(losses))})"
+    return f"{number(float(np.mean(candidate.judged)))} ({interval(bootstrap_interval(candidate.judged))})"
+
+
+def _share(found, candidate):
+    """In per cent, with its interval."""
+    share, low, high = (100 * x for x in found.solved(candidate))
+    return f"{share:.3g} % ({low:.3g} to {high:.3g})"
 
 
 def _capital(words):

@@ -103,6 +103,9 @@ class ListwiseBeyond(AbstractListwise):
     def shapes(self, p):
         return self.rule.shapes(p)
 
+    def check(self, params):
+        self.rule.check(params)
+
     def move_(self, params, gradients, states, lr):
         by_factor: dict[float, list[int]] = {}
         for i, state in enumerate(states):

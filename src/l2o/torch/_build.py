@@ -5,11 +5,12 @@ import pkgutil
 from typing import Any
 
 from l2o.io import contents
-from l2o.io.contents import PARTITIONED, RESCALED
+from l2o.io.contents import PARTITIONED, PRECONDITIONED, RESCALED
 from l2o.io.horizon import check_how
 from l2o.torch._beyond import beyond
+from l2o.torch._preconditioned import Preconditioned
 from l2o.torch._rescaled import Rescaled
-from l2o.torch._rule import AbstractFlat, Rule
+from l2o.torch._rule import AbstractFlat, AbstractListwise, Rule
 
 
 def build(weights: dict[str, Any], part: str | None = None, how: str | None = None) -> Rule:
@@ -60,6 +61,16 @@ def _rule(weights) -> Rule:
                 f"What is rescaled must be a rule on the vector of all coordinates, and {inside['architecture']} is none."
             )
         return Rescaled(rule, weights["arguments"]["rms"])
+    if architecture == PRECONDITIONED:
+        inside = weights["arguments"]["optimizer"]
+        rule = _rule(_inside(weights, ".optimizer", inside))
+        if not isinstance(rule, AbstractListwise):
+            raise ValueError(
+                f"In PyTorch only a rule of a few constants can be preconditioned, and {inside['architecture']} is none. Use "
+                "these weights with JAX and optax, by `l2o.load`."
+            )
+        num = len(weights["arguments"]["shapes"])
+        return Preconditioned(rule, [weights["arrays"][f".log_factors[{i}]"].exp() for i in range(num)])
     return _twin(architecture).build(weights["arrays"], **weights["arguments"])
 
 

@@ -165,7 +165,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
             if by_device and not torch.compiler.is_compiling():
                 check_finite(group, index)
             for device, params in by_device.items():
-                yield Batch(group, self._rule(index, device), params, (index, device))
+                rule = self._rule(index, device)
+                if isinstance(rule, AbstractListwise):
+                    rule.check(params)
+                yield Batch(group, rule, params, (index, device))
 
     def _check_state(self, index, position) -> None:
         group = self.param_groups[index]

@@ -82,6 +82,10 @@ class AbstractListwise(abc.ABC):
         All are of at least single precision.
         """
 
+    def check(self, params: list[Tensor]) -> None:
+        """Refuses parameters that it cannot be stepped on, before any is: a `ValueError`. By default it takes all."""
+        del params
+
     @torch._disable_dynamo  # its numbers are others at every step, and `torch.compile` would compile it anew for each
     def step_(self, params: list[Tensor], states: list[dict[str, Any]], lr: float, weight_decay: float) -> None:
         """One step of parameters that have gradients, in place, the decay of weights with it."""

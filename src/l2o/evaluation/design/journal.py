@@ -74,9 +74,26 @@ class Journal:
         """A folder of a stage's own."""
         return None if self.folder is None else subfolder(self.folder, name)
 
+    def optimizer(self, name: str, find: Callable[[], AbstractLearnedOptimizer]) -> AbstractLearnedOptimizer:
+        """An optimizer, found now or read from the weights that an earlier part of the run wrote.
+
+        **Raises:** `ValueError` if these are damaged.
+        """
+        if self.folder is not None and self.has_optimizer(name):
+            return pretrained.load(self._weights(self.folder, name), beyond=None)
+        found = find()
+        self.kept(name, found, {})
+        self.value(f"{name} is kept", bool, lambda: True)  # after the file, which is whole by then
+        return found
+
+    def has_optimizer(self, name: str) -> bool:
+        """Whether an earlier part of the run found it."""
+        return f"{name} is kept" in self._found
+
     def kept(self, name: str, optimizer: AbstractLearnedOptimizer, recipe: Mapping[str, Any]) -> None:
         """Writes an optimizer that was found, so that it can be used whatever becomes of the run."""
         if self.folder is not None:
-            pretrained.save(
-                subfolder(self.folder, "candidates") / f"{name}.safetensors", optimizer, recipe=dict(recipe)
-            )
+            pretrained.save(self._weights(self.folder, name), optimizer, recipe=dict(recipe))
+
+    def _weights(self, folder, name):
+        return subfolder(folder, "candidates") / f"{name}.safetensors"

@@ -7,20 +7,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import PRNGKeyArray, PyTree
 
 from l2o.core import keys as _keys
-from l2o.core import scale
-from l2o.core.coordinates import num_coordinates
+from l2o.core import parallel, scale
+from l2o.core.coordinates import flatten, num_coordinates
 from l2o.core.finals import FinalLosses
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, is_deterministic
+from l2o.core.unroll import begin, unroll
 from l2o.optimizers.wrappers.partitioned import LABELS
 
 # Operations of all candidates side by side above which tasks run one after the other: then a core is busy, and more would
 # only push each other out of its cache.
 _ENOUGH = 2e6
 _TRANSCENDENTAL = 10  # operations that one is worth
+_NUM_CURVED = 32  # tasks whose curvatures are looked at
 _NUM_EVALS = 8  # minibatches on which a loss is judged where it depends on them
 
 
@@ -30,6 +32,7 @@ class Look(NamedTuple):
     deterministic: bool
     num_params: int
     gradient_rms: float  # root mean square of a coordinate of the first gradient, median over tasks
+    real: bool  # whether all params are floating-point numbers
     operations: float  # of a loss and its gradient
     labels: dict[str, list[str]]  # by name of a label, the groups into which it parts the params
 
@@ -60,9 +63,47 @@ def look(family: TaskFamily, key: PRNGKeyArray, num_tasks: int = 8) -> Look:
         deterministic=is_deterministic(family, key),
         num_params=num,
         gradient_rms=float(np.median(known)) if known.size else 1.0,
+        real=all(jnp.issubdtype(x.dtype, jnp.floating) for _, x in leaves),
         operations=_operations(family, key),
         labels={name: sorted({label(path, leaf) for path, leaf in leaves}) for name, label in LABELS.items()},
     )
+
+
+def curvatures(
+    family: TaskFamily, rule: AbstractLearnedOptimizer, key: PRNGKeyArray, *, horizon: int, num_evals: int
+) -> PyTree[np.ndarray]:
+    r"""How curved losses are along each coordinate where runs of `rule` go: the mean of $|H|_{ii}$, in the params' structure.
+
+    $|H|$ is the Hessian with the absolute values of its eigenvalues, over its trace, so that no task counts for more than
+    another: at a third of some runs, two thirds and the end. What is not finite is left out. It takes the square of the params.
+    """
+
+    def of_task(key):
+        task, state, batch_key = begin(family, rule, key)
+        rebuild = flatten(state.params)[1]
+
+        def loss(x, step):
+            return jnp.mean(
+                jax.vmap(lambda i: task.loss(rebuild(x), _keys.of_step(batch_key, step + i)))(jnp.arange(num_evals))
+            )
+
+        found = []
+        for length in np.diff(np.linspace(0, horizon, 4).round().astype(int)):
+            state, _ = unroll(task, rule, state, batch_key, length=int(length))
+            values, vectors = jnp.linalg.eigh(jax.hessian(loss)(flatten(state.params)[0], state.step))
+            found.append(vectors**2 @ jnp.abs(values) / jnp.sum(jnp.abs(values)))
+        return jnp.stack(found)
+
+    keys = jax.random.split(key, _NUM_CURVED)
+    program = parallel.jit_for_now(lambda keys: jax.lax.map(of_task, keys))
+    found = np.asarray(program(keys), float).reshape(3 * _NUM_CURVED, -1)
+    fine = found[np.isfinite(found).all(axis=1)]
+    mean = fine.mean(axis=0) if len(fine) else np.ones(found.shape[1])
+    params = jax.eval_shape(lambda: family(keys[0]).init(keys[0]))
+    leaves, treedef = jax.tree.flatten(params)
+    ends = np.cumsum([x.size for x in leaves])[:-1]
+    parts = np.split(mean, ends)
+    return jax.tree.unflatten(treedef, [part.reshape(x.shape) for part, x in zip(parts, leaves, strict=True)])
 
 
 def measured(

@@ -11,7 +11,12 @@ POPULATION = 16
 RUNS_A_GENERATION = 12  # for each task: all candidates on half of the tasks, half of them on the others
 BASELINES = ("adam", "nag", "rmsprop", "sgd", "lion", "adamw")  # the first ones where there is no time for all
 _GENERATIONS = 120  # wanted in all; with more time there are more tasks in each
-_MANY = 70  # in all, from which on there are several searches
+# Of them, for each search of `Generations`, by how many there are in all.
+_SHARES = (
+    (70, (0.18, 0.18, 0.14, 0.1, 0.25, 0.15)),
+    (30, (0.6, 0.0, 0.0, 0.25, 0.0, 0.15)),
+    (0, (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)),
+)
 _RACERS = 10  # at most so many take part in the race
 
 
@@ -41,11 +46,12 @@ FINE, COARSE = Tuning(2, 3, 3, 4), Tuning(1, 2, 1, 2)  # the second where runs t
 class Generations(NamedTuple):
     """Of each search; 0: it is left out."""
 
-    from_adam: _Generations
-    from_nag: _Generations
+    from_adaptive: _Generations  # from Adam or RMSprop, as they were tuned
+    from_plain: _Generations  # from NAG or SGD
     further: _Generations  # from the better of the two
+    rates: _Generations  # a rate for each kind of parameter
+    parts: _Generations  # a whole set of constants for each
     cheap: _Generations  # with a power that costs no more than Adam
-    parts: _Generations  # a set of constants for each kind of parameter
 
 
 class Plan(NamedTuple):
@@ -74,8 +80,8 @@ def plan(seconds: float, runs_a_second: float, compiling: float) -> Plan:
     runs = max(0.0, _SEARCH * seconds - 6 * compiling) * runs_a_second / RUNS_A_GENERATION
     search_tasks = _whole(runs / _GENERATIONS, 2 * cores, 256)
     total = int(min(3 * _GENERATIONS, max(8.0, runs / search_tasks)))
-    # A search needs some twenty generations: where there are few, all are for one.
-    shares = (0.2, 0.2, 0.2, 0.15, 0.25) if total >= _MANY else (1.0, 0.0, 0.0, 0.0, 0.0)
+    # A search needs some twenty generations: where there are few, there are few searches.
+    shares = next(shares for least, shares in _SHARES if total >= least)
     # 32 at least, where they can be had: fewer say little.
     judged = _VALIDATION * seconds * runs_a_second / _RACERS
     validation_tasks = _whole(max(judged, min(32.0, 3 * judged), 4 * cores), cores, 256)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from l2o.core.finals import unsolved
+from l2o.core.intervals import binomial_interval
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.evaluation.costs import StepCost
 from l2o.evaluation.statistics import IntervalEstimate, bootstrap_interval, ratio_interval
@@ -35,11 +37,22 @@ class Candidate(NamedTuple):
     what: str = ""  # how it was made, in words
     test: Float[np.ndarray, " num_tasks"] | None = None  # on fresh tasks; None: it was out of the race by then
     cost: StepCost | None = None
+    target: float | None = None  # where what counts is how many runs end below it
+
+    @property
+    def counted(self) -> Float[np.ndarray, " num_tasks"]:
+        """What counts on each of the validation tasks: the loss, or whether it is `unsolved`."""
+        return self.validation if self.target is None else unsolved(self.validation, self.target)
 
     @property
     def mean(self) -> float:
-        """Its mean loss on the validation tasks; infinite if it diverged on one."""
-        return float(np.mean(self.validation)) if np.isfinite(self.validation).all() else float("inf")
+        """Of what counts on the validation tasks; infinite if the loss counts and it diverged on one."""
+        return float(np.mean(self.counted)) if np.isfinite(self.counted).all() else float("inf")
+
+    @property
+    def judged(self) -> Float[np.ndarray, " num_tasks"]:
+        """Its last losses on fresh tasks; on the validation tasks where there are no others."""
+        return self.validation if self.test is None else self.test
 
 
 @dataclasses.dataclass
@@ -58,6 +71,7 @@ class Designed:
     seconds: float
     num_runs: float  # inner runs that the search took, tuning not counted
     name: str = "this family"
+    target: float | None = None
 
     @property
     def beats_tuning(self) -> bool:
@@ -72,6 +86,15 @@ class Designed:
         """
         ours, theirs = self._losses
         return IntervalEstimate(*ratio_interval(ours, theirs))
+
+    def solved(self, candidate: Candidate) -> IntervalEstimate:
+        """The share of the fresh tasks that it ends on at a loss of at most `target`, with its exact binomial 95 % interval.
+
+        **Raises:** `ValueError` if the design had no target.
+        """
+        if self.target is None:
+            raise ValueError("Nothing says what is solved: this design had no `target`.")
+        return binomial_interval(int((candidate.judged <= self.target).sum()), len(candidate.judged))
 
     @property
     def difference(self) -> IntervalEstimate:
@@ -96,6 +119,7 @@ class Designed:
             "num_episodes": self.num_runs,
             "num_inner_steps": self.num_runs * self.horizon,
             "made_by": "l2o.design",
+            **({} if self.target is None else {"target": self.target, "share_solved": list(self.solved(self.winner))}),
             "ratio_to_best_baseline": [float(x) if np.isfinite(x) else None for x in self.ratio],
             "best_baseline": str(self.baseline.optimizer),
         }
@@ -110,13 +134,13 @@ class Designed:
 
 
 def surely_better(ours: Candidate, theirs: Candidate) -> bool:
-    """Whether `ours` has the smaller mean loss on the validation tasks beyond doubt: its 95 % interval says so."""
-    if not np.isfinite(ours.validation).all():
+    """Whether `ours` has the smaller mean on the validation tasks beyond doubt: its 95 % interval says so."""
+    if not np.isfinite(ours.counted).all():
         return False
-    if not np.isfinite(theirs.validation).all():
+    if not np.isfinite(theirs.counted).all():
         return True
-    ratio, _, high = ratio_interval(ours.validation, theirs.validation)
+    ratio, _, high = ratio_interval(ours.counted, theirs.counted)
     if np.isfinite(ratio):
         return high < 1
-    _, high = bootstrap_interval(np.asarray(ours.validation - theirs.validation, float))
+    _, high = bootstrap_interval(np.asarray(ours.counted - theirs.counted, float))
     return high < 0

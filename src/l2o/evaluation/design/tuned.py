@@ -24,7 +24,7 @@ class TunedBaseline(NamedTuple):
     """A baseline, and what came of tuning it."""
 
     rule: HandDesigned
-    loss: float  # mean over the tasks of the last round
+    loss: float  # as of `Found`; infinite if every trial diverged
     num_trials: int
 
 
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
     rate: Annotated[float, Meta(gt=0, le=1e30)]
     schedule: Literal["constant", "cosine", "warmup_cosine"]
-    loss: float | None  # mean over the tasks of the last round; None: every trial diverged
+    loss: float | None  # mean over the tasks of the last round, of losses or `unsolved`; None: every trial diverged
     num_trials: Annotated[int, Meta(ge=1, le=10_000)]
 
 
@@ -46,6 +46,7 @@ def tune_baseline(
     horizon: int,
     num_evals: int,
     batch_size: int,
+    target: float | None = None,
     devices: Sequence[parallel.Device] | None = None,
 ) -> Found:
     """The best rate and schedule: a grid, on some of the tasks, then the best and their neighbours on all.
@@ -60,7 +61,7 @@ def tune_baseline(
 
     def judge(trials, keys):
         found = runs(on_device(trials), keys, values_together=_CHUNK, tasks_together=num_first)
-        return np.asarray(means_to_minimise(found))
+        return np.asarray(means_to_minimise(found, target))
 
     trials = search.trials(keys[0])
     losses = judge(trials, keys[:num_first])
