@@ -51,12 +51,12 @@ def student(
     rules = teacher.group_rules()
     build_key, run_key, *gate_keys = jax.random.split(key, 2 + len(rules or [""]))
     made: dict[str, Any] = dict.fromkeys(rules or [""], lstm.build(build_key))
-    preconditioned = isinstance(teacher, Preconditioned)
-    factors = jnp.exp(join(teacher.log_factors)) if preconditioned else 1.0
+    outer = teacher if isinstance(teacher, Preconditioned) else None
+    factors = 1.0 if outer is None else jnp.exp(join(outer.log_factors))
 
     def whole():
-        if preconditioned:
-            return teacher.around(made[""])
+        if outer is not None:
+            return outer.around(made[""])
         return made[""] if rules is None else teacher.with_groups(made)
 
     parts = parts_of(whole(), example_params(family, run_key), _COORDINATES)
