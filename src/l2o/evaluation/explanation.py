@@ -6,6 +6,7 @@ those of others, by the updates and, what decides, by the loss that they reach w
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,8 +25,8 @@ from l2o.evaluation.explained import RULE, Exact, Explanation, Trajectory, best_
 from l2o.evaluation.followed import Runs, recorded
 from l2o.evaluation.tuning import tune
 from l2o.optimizers import baselines
-from l2o.optimizers.momentum import Momentum
 from l2o.optimizers.wrappers.beyond import bare
+from l2o.optimizers.wrappers.preconditioned import is_formula
 
 BASELINES = ("sgd", "adam")
 
@@ -169,11 +170,10 @@ def _leaves_of(optimizer, part, params):
 
 
 def _exact(optimizer, part):
-    rules = (optimizer.group_rules() if isinstance(optimizer, AbstractLearnedOptimizer) else None) or {None: optimizer}
+    groups: Any = optimizer.group_rules() if isinstance(optimizer, AbstractLearnedOptimizer) else None
+    rules = groups or {None: optimizer}
     rules = {name: bare(rule) for name, rule in rules.items() if part in (None, name)}
-    return tuple(
-        Exact(name, rule.formula(), rule.optax_code()) for name, rule in rules.items() if isinstance(rule, Momentum)
-    )
+    return tuple(Exact(name, rule.formula(), rule.optax_code()) for name, rule in rules.items() if is_formula(rule))
 
 
 def _in_place_of(optimizer, part, surrogate, params):

@@ -7,6 +7,7 @@ import numpy as np
 from l2o.evaluation.design.result import Candidate, Designed
 from l2o.evaluation.statistics import bootstrap_interval
 from l2o.optimizers.lstm import LSTM
+from l2o.optimizers.wrappers.preconditioned import Preconditioned, is_formula
 from l2o.report.html import environment
 from l2o.report.quantities import duration, interval, number
 
@@ -128,12 +129,14 @@ def formulas(candidate: Candidate) -> list[tuple[str, str]]:
     titled = {f"For the params {name}": part for name, part in (parts or {}).items()} or {
         "The rule": candidate.optimizer
     }
-    return [(title, part.formula() if hasattr(part, "formula") else _in_words(part)) for title, part in titled.items()]
+    return [(title, part.formula() if is_formula(part) else _in_words(part)) for title, part in titled.items()]
 
 
 def _in_words(rule):
     if isinstance(rule, LSTM):
         return f"An LSTM for each parameter, {rule.num_layers} layers of {rule.num_units} units: it has no formula."
+    if isinstance(rule, Preconditioned):
+        return f"{_in_words(rule.optimizer)} Each parameter's update is then multiplied by a factor of its own."
     return str(rule)
 
 
@@ -158,7 +161,7 @@ def design_page(found: Designed) -> str:
 def code(candidate: Candidate) -> list[tuple[str, str]]:
     """The rule as optax code that needs no l2o, where it has any; of one with parts, of each."""
     parts: Any = candidate.optimizer.group_rules() or {"": candidate.optimizer}
-    return [(name, part.optax_code()) for name, part in parts.items() if hasattr(part, "optax_code")]
+    return [(name, part.optax_code()) for name, part in parts.items() if is_formula(part)]
 
 
 def _mean(candidate):

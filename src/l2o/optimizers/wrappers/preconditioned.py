@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from l2o.core import coordinates
 from l2o.core.checks import kind, shown
 from l2o.core.optimizer import AbstractLearnedOptimizer
+from l2o.optimizers.momentum import Momentum
 
 
 class Preconditioned(AbstractLearnedOptimizer):
@@ -66,9 +67,12 @@ class Preconditioned(AbstractLearnedOptimizer):
         }
 
     def formula(self) -> str:
-        """The rule with its numbers, in plain text."""
+        """The rule with its numbers, in plain text.
+
+        **Raises:** `ValueError` if what is inside is no `Momentum`.
+        """
         lines = [
-            _of(self.optimizer, "formula"),
+            _formula_of(self.optimizer).formula(),
             "",
             "Each parameter's update is then multiplied by",
             "",
@@ -77,8 +81,11 @@ class Preconditioned(AbstractLearnedOptimizer):
         return "\n".join(lines)
 
     def optax_code(self) -> str:
-        """Python that makes the rule as `optimizer`, with optax and JAX alone."""
-        code = _of(self.optimizer, "optax_code").splitlines()
+        """Python that makes the rule as `optimizer`, with optax and JAX alone.
+
+        **Raises:** as `formula`.
+        """
+        code = _formula_of(self.optimizer).optax_code().splitlines()
         imports = ["import jax", "import jax.numpy as jnp", "import optax"]
         return "\n".join([*imports, *(line for line in code if line not in imports), *self._code(), ""])
 
@@ -120,10 +127,15 @@ def from_spec(arguments: Mapping[str, Any], build: Callable[..., AbstractLearned
     return Preconditioned(build(**arguments["optimizer"]), [np.ones(shape) for shape in arguments["shapes"]])
 
 
-def _of(rule, name):
-    if not hasattr(rule, name):
-        raise ValueError(f"A {type(rule).__name__} has no {name.replace('_', ' ')}.")
-    return getattr(rule, name)()
+def is_formula(rule: Any) -> bool:
+    """Whether a rule is a formula of a few constants, which `formula` and `optax_code` print."""
+    return isinstance(rule.optimizer if isinstance(rule, Preconditioned) else rule, Momentum)
+
+
+def _formula_of(rule):
+    if not isinstance(rule, Momentum):
+        raise ValueError(f"A {type(rule).__name__} is no formula of a few constants.")
+    return rule
 
 
 def _real(x):
