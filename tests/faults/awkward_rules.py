@@ -1,5 +1,7 @@
 """Update rules that take the loss, second derivatives, or answer elsewhere than at the params."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,30 +15,34 @@ from l2o.core import plugins
 KEY = jax.random.key(0)
 
 
-def rules():
-    """A small one of every architecture and wrapper, and rules that want more than gradients."""
-    built = {name: plugins.get("optimizers", name).build(KEY) for name in plugins.names("optimizers")}
-    momentum = Momentum(jnp.asarray(0.1), jnp.asarray(0.7))
-    return {
-        **{name: _smaller(rule) for name, rule in built.items()},
-        "descent": Descent(jnp.log(0.1)),
-        "heavy ball": momentum,
-        "partitioned": l2o.Partitioned({"hidden": tiny_lstm(), "out": momentum}),
-        "rescaled": l2o.Rescaled(tiny_lstm(), 0.1),
-        "guarded": l2o.Guarded(tiny_lstm(), optax.sgd(0.1), race=2),
-        "chained": l2o.chain(optax.clip(0.1), momentum, optax.scale(0.5)),
-        "looking ahead": LookingAhead(jnp.asarray(0.3)),
-        "newton": Newton(jnp.asarray(0.3)),
-        "averaging": Averaging(jnp.asarray(0.2), jnp.asarray(0.6)),
-        "averaged schedule": Averaged(jnp.asarray(0.2)),
-        "by hand": ByHand(jnp.asarray(0.3)),
-    }
-
-
-def _smaller(rule):
+def _built(name):
+    rule = plugins.get("optimizers", name).build(KEY)
     if not hasattr(rule, "num_units"):
         return rule
-    return type(rule)(num_layers=1, num_units=3, key=KEY, **({"num_global": 1} if hasattr(rule, "num_global") else {}))
+    more = {"num_global": 1} if hasattr(rule, "num_global") else {}
+    return type(rule)(num_layers=1, num_units=3, key=KEY, **more)
+
+
+def _momentum():
+    return Momentum(jnp.asarray(0.1), jnp.asarray(0.7))
+
+
+# A small one of every architecture and wrapper, and rules that want more than gradients. To list them compiles nothing: each is
+# made when it is called.
+RULES = {
+    **{name: functools.partial(_built, name) for name in plugins.names("optimizers")},
+    "descent": lambda: Descent(jnp.log(0.1)),
+    "heavy ball": _momentum,
+    "partitioned": lambda: l2o.Partitioned({"hidden": tiny_lstm(), "out": _momentum()}),
+    "rescaled": lambda: l2o.Rescaled(tiny_lstm(), 0.1),
+    "guarded": lambda: l2o.Guarded(tiny_lstm(), optax.sgd(0.1), race=2),
+    "chained": lambda: l2o.chain(optax.clip(0.1), _momentum(), optax.scale(0.5)),
+    "looking ahead": lambda: LookingAhead(jnp.asarray(0.3)),
+    "newton": lambda: Newton(jnp.asarray(0.3)),
+    "averaging": lambda: Averaging(jnp.asarray(0.2), jnp.asarray(0.6)),
+    "averaged schedule": lambda: Averaged(jnp.asarray(0.2)),
+    "by hand": lambda: ByHand(jnp.asarray(0.3)),
+}
 
 
 class LookingAhead(l2o.AbstractLearnedOptimizer):

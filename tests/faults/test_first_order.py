@@ -15,7 +15,7 @@ import pytest
 from fakes import Descent, Momentum, assert_trees_close, regression
 
 import l2o
-from faults.awkward_rules import KEY, LookingAhead, Newton, rules
+from faults.awkward_rules import KEY, RULES, LookingAhead, Newton
 from l2o.core.unroll import default_form
 from l2o.meta.estimators.bptt import BPTT
 
@@ -86,9 +86,9 @@ def by_hand(task, optimizer, state, key, *, length):
 
 @pytest.mark.slowest
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in rules() if n != "newton"])
+@pytest.mark.parametrize("name", [n for n in RULES if n != "newton"])
 def test_w7_all_forms_of_the_first_order_agree(name, x64):
-    rule, task = rules()[name], regression()
+    rule, task = RULES[name](), regression()
     arrays, static = eqx.partition(rule, eqx.is_inexact_array)
     rule = eqx.combine(jax.tree.map(lambda x: x.astype(jnp.float64), arrays), static)
     state = l2o.start(task, rule, KEY)

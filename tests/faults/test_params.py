@@ -38,7 +38,8 @@ def rules():
 
 
 # Rules on the vector of all coordinates. Of the others, as of optax's, a complex number has one square, that of its magnitude.
-FLAT = [n for n in plugins.names("optimizers") if isinstance(plugins.get("optimizers", n).build(KEY), l2o.AbstractFlat)]
+_SHAPES = {n: eqx.filter_eval_shape(plugins.get("optimizers", n).build, KEY) for n in plugins.names("optimizers")}
+FLAT = [n for n, optimizer in _SHAPES.items() if isinstance(optimizer, l2o.AbstractFlat)]
 NAMES = [*FLAT, "global", "pairs", "rescaled", "partitioned", "surrogate"]
 _ARGUMENTS = {name: {"num_global": 2} if name == "ntm_bfgs" else {} for name in FLAT}
 
