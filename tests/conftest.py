@@ -25,20 +25,26 @@ if not hasattr(jax, "enable_x64"):  # its name before JAX 0.8
     jax.enable_x64 = jax.experimental.enable_x64
 
 
+# Unoptimized; loops written in the older of XLA's two ways, without MLIR; in one piece, as cutting small programs costs more than
+# it brings. The older way fuses a product and a sum where a processor can, in one program and not in another that should give
+# the same bits: so for a processor that cannot.
+QUICK = [
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    *(["--xla_cpu_max_isa=AVX"] if platform.machine() in ("x86_64", "AMD64") else []),
+]
+
+
 def pytest_configure(config):
     """Chooses how well XLA optimizes, before its first use.
 
-    Compiling is what the quick tests spend their time on. Unoptimized it takes a third; a third of that again where XLA writes
-    its loops in the older of its two ways, which skips MLIR. That way fuses a product and a sum where a processor can, in one
-    program and not in another that should give the same bits: so for a processor that cannot. The others run as a user's programs
+    Compiling is what the quick tests spend their time on, and QUICK takes a fraction of it. The others run as a user's programs
     do: levels 1 and 2 have been seen to give wrong gradients (experiments/LOG.md). So do the processes that tests start.
     """
     flags = os.environ.get("XLA_FLAGS")
     if config.option.markexpr == "not slow" and flags is None:
-        quick = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
-        if platform.machine() in ("x86_64", "AMD64"):
-            quick.append("--xla_cpu_max_isa=AVX")
-        os.environ["XLA_FLAGS"] = " ".join(quick)
+        os.environ["XLA_FLAGS"] = " ".join(QUICK)
     jax.devices()  # the flags are read here
     os.environ.pop("XLA_FLAGS", None)
 
