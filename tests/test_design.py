@@ -1,6 +1,5 @@
 """`l2o.design`: never worse than tuning, says so, goes on to the bit, and its result is a rule like any other."""
 
-import contextlib
 import json
 
 import jax
@@ -39,6 +38,14 @@ def small(monkeypatch):
     """A plan for tests."""
     few = planning.Plan(2, planning.FINE, 4, 4, planning.Generations(5, 5, 5, 5, 5, 5), 32, 32)
     monkeypatch.setattr("l2o.evaluation.design.stages.plan", lambda *_: few)
+    monkeypatch.setattr("l2o.evaluation.design.stages._LEAST_SECONDS", np.inf)  # no network
+
+
+@pytest.fixture
+def few_meta_steps(small, monkeypatch):
+    """And a network, of eight meta-steps."""
+    monkeypatch.setattr("l2o.evaluation.design.stages._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("l2o.evaluation.design.network._MOST", 8)
 
 
 @pytest.mark.slow
@@ -63,6 +70,43 @@ def test_it_beats_tuning_where_that_can_be_beaten(small, tmp_path):
     assert "<script" not in page
 
 
+@pytest.mark.slow
+def test_few_params_of_unlike_size_get_a_rate_each(small):
+    """A minimum at 1,000 and one at 0.001, each known to a tenth: no one rate is right for both."""
+    sizes = jnp.array([1e3, 1e-3])
+
+    def family(key):
+        there = 1 + 0.1 * jax.random.normal(key, (2,))
+        return l2o.FunctionTask(lambda key: sizes, lambda x, key: jnp.sum((x / sizes - there) ** 2))
+
+    found = l2o.design(family, horizon=10, minutes=5, key=KEY)
+    rule = found.optimizer
+    assert isinstance(rule, l2o.Preconditioned)
+    assert found.ratio.high < 0.5
+    rate, other = (float(s) for s in rule.log_factors[0])
+    power = float(rule.optimizer.power)
+    assert rate - other == pytest.approx((2 - 2 * power) * np.log(1e6), rel=0.3)  # as a change of units has it
+    assert "multiplied by" in report.design_text(found)
+
+
+@pytest.mark.slow
+@pytest.mark.slowest
+def test_a_network_takes_part_and_goes_on_to_the_bit(few_meta_steps, tmp_path):
+    whole = l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=tmp_path / "whole")
+    network = next(c for c in whole.candidates if c.name == "network")
+    assert isinstance(network.optimizer, l2o.Preconditioned)  # of ten params, each with a factor
+    assert isinstance(network.optimizer.optimizer, l2o.LSTM)
+    assert np.isfinite(network.mean)
+    for i, words in enumerate(("a network imitates", "step 5", "step 8", "racing")):
+        folder = tmp_path / str(i)
+        with pytest.raises(Killed):
+            l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=folder, on_progress=kill_at(words, Killed))
+        resumed = l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=folder, resume=True)
+        again = next(c for c in resumed.candidates if c.name == "network")
+        assert_trees_equal(again.optimizer, network.optimizer)
+        assert_trees_equal(resumed.optimizer, whole.optimizer)
+
+
 def run_once(rule, family, key, horizon):
     task, state, batch_key = l2o.begin(family, rule, key)
     state, _ = l2o.unroll(task, rule, state, batch_key, length=horizon)
@@ -82,9 +126,9 @@ def test_a_tuned_baseline_wins_where_nothing_beats_it(small):
 @pytest.mark.slowest
 def test_it_goes_on_to_the_bit(small, tmp_path):
     whole = l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=tmp_path / "whole")
-    for i, words in enumerate(("tuning adam", "tuning nag", "momentum from nag", "by parts", "racing", "fresh")):
+    for i, words in enumerate(("tuning adam", "tuning nag", "momentum from nag", "a rate for each", "racing", "fresh")):
         folder = tmp_path / str(i)
-        with contextlib.suppress(Killed):  # of one group of params there are no parts
+        with pytest.raises(Killed):
             l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=folder, on_progress=kill_at(words, Killed))
         resumed = l2o.design(stretched, horizon=10, minutes=5, key=KEY, folder=folder, resume=True)
         assert_trees_equal(resumed.optimizer, whole.optimizer)

@@ -171,8 +171,7 @@ def _leaves_of(optimizer, part, params):
 
 def _exact(optimizer, part):
     groups: Any = optimizer.group_rules() if isinstance(optimizer, AbstractLearnedOptimizer) else None
-    rules = groups or {None: optimizer}
-    rules = {name: bare(rule) for name, rule in rules.items() if part in (None, name)}
+    rules: dict[Any, Any] = {n: bare(rule) for n, rule in (groups or {None: optimizer}).items() if part in (None, n)}
     return tuple(Exact(name, rule.formula(), rule.optax_code()) for name, rule in rules.items() if is_formula(rule))
 
 
