@@ -14,7 +14,7 @@ from l2o.evaluation.design import plan as planning
 from l2o.evaluation.design import tuned
 from l2o.evaluation.design.journal import Journal
 from l2o.evaluation.design.look import look
-from l2o.evaluation.design.race import Race
+from l2o.evaluation.design.race import Entry, Race
 from l2o.evaluation.design.result import Candidate, surely_better
 
 KEY = jax.random.key(1)
@@ -249,22 +249,40 @@ def test_a_file_that_was_changed_is_refused(small, tmp_path, damage, words):
         l2o.design(stretched, horizon=3, minutes=5, key=KEY, folder=tmp_path, resume=True)
 
 
+def raced(**losses):
+    """Who wins a race of rules whose losses on 32 tasks, and on 128 more, are known."""
+    rules = {name: l2o.HandDesigned("sgd", 10, rate=i + 1.0) for i, name in enumerate(losses)}
+    place = dict.fromkeys(losses, 0)
+
+    def run(rule, keys):
+        name = next(n for n, known in rules.items() if known is rule)
+        place[name] += len(keys)
+        return losses[name][place[name] - len(keys) : place[name]]
+
+    race = Race(Journal(None, resume=False, settings={}), run, KEY, 32, None)
+    candidates = race.run({n: Entry(rule, "", n == "baseline") for n, rule in rules.items()})
+    winner, baseline = race.chosen(candidates)
+    assert baseline.name == "baseline"
+    return winner.name
+
+
 def test_more_tasks_are_asked_where_the_first_leave_doubt():
     """A rule that is a tenth better in the mean, by ratios that vary by a third from task to task."""
     rng = np.random.default_rng(0)
-    theirs = rng.uniform(0.5, 1.5, 200)
-    all_losses = {"theirs": theirs, "ours": 0.9 * theirs * np.exp(0.33 * rng.normal(size=200) - 0.33**2 / 2)}
-    place = iter([32, 32, 64, 64, 96, 96, 128, 128] * 2)
-    losses = lambda rule, keys: all_losses[rule][(i := next(place)) : i + len(keys)]
-    made = Race(Journal(None, resume=False, settings={}), losses, KEY, 32, None)
-    ours, theirs = (Candidate(name, name, False, all_losses[name][:32]) for name in ("ours", "theirs"))
-    assert ours.mean < theirs.mean
-    assert not surely_better(ours, theirs)
-    assert made.better_on_more(ours, theirs)
-    assert next(place) == 96  # the first 96 tasks left no doubt
-    made.journal = Journal(None, resume=False, settings={})
-    place = iter([32, 32, 64, 64, 96, 96, 128, 128])
-    assert not made.better_on_more(theirs, ours)
+    theirs = rng.uniform(0.5, 1.5, 160)
+    ours = 0.9 * theirs * np.exp(0.33 * rng.normal(size=160) - 0.33**2 / 2)
+    assert ours[:32].mean() < theirs[:32].mean()
+    assert raced(baseline=theirs, ours=ours) == "ours"
+    assert raced(baseline=ours, ours=theirs) == "baseline"
+
+
+def test_a_rule_that_ruins_one_task_in_a_hundred_does_not_win():
+    rng = np.random.default_rng(0)
+    theirs = rng.uniform(0.5, 1.5, 160)
+    ruinous = np.where(np.arange(160) == 100, 1e9, 0.1 * theirs)
+    diverging = np.where(np.arange(160) == 40, np.inf, 0.2 * theirs)
+    assert raced(baseline=theirs, ruinous=ruinous, diverging=diverging) == "baseline"
+    assert raced(baseline=theirs, ruinous=ruinous, diverging=diverging, safe=0.7 * theirs) == "safe"
 
 
 @pytest.mark.slow
