@@ -76,7 +76,7 @@ def start(powers):
 def search(arguments, key, path):
     """The best of a search from each pair of powers, and of one that goes on from there."""
     family = mlp.family(data="mnist_sample" if arguments.quick else "mnist")
-    generations, more = (2, 2) if arguments.quick else (25, 60)
+    generations, more = (2, 2) if arguments.quick else (20, 50)
     options = {"horizon": HORIZON, "num_tasks": 8, "num_validation": 32, "validate_every": 5, "batch_size": 1}
     started, results = time.perf_counter(), []
     for i, powers in enumerate(POWERS):
