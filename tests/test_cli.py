@@ -2,14 +2,17 @@
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fakes import assert_trees_equal
 
 from l2o.cli._app import COMMANDS, command
 from l2o.optimizers import pretrained
+from l2o.optimizers.hand_designed import HandDesigned
 
 L2O = [sys.executable, "-c", "from l2o.cli import main; main()"]
 
@@ -37,6 +40,12 @@ def test_every_option_has_help(name):
         assert parameter.name == "help" or parameter.help, f"{name} {parameter.name}"
 
 
+SHORT = (
+    "--num-steps 4 --num-tasks 4 --horizon 20 --truncation 10 --validate-every 2 --validation-tasks 4 -o preset=raw "
+    "-o num_units=4 --teacher teacher.safetensors --imitation-steps 3 --checkpoint-every 2 --cores 2"
+)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder of a short run on a user's own task, given as module:attribute."""
@@ -49,19 +58,18 @@ def trained(tmp_path_factory):
         "def broken(key):\n"
         "    return l2o.FunctionTask(lambda key: jnp.zeros(3), lambda x, key: x)\n"
     )
-    options = "--num-steps 4 --num-tasks 4 --horizon 20 --truncation 10 --validate-every 2 --validation-tasks 4"
-    settings = "-o preset=raw -o num_units=4 --checkpoint-every 2 --folder run --cores 2"
-    done = run("train", "my_module:family", *options.split(), *settings.split(), cwd=folder)
-    return folder, done
+    pretrained.save(folder / "teacher.safetensors", HandDesigned("sgd", 20, rate=0.1, schedule="cosine"))
+    return folder, run("train", "my_module:family", *SHORT.split(), "--folder", "run", cwd=folder)
 
 
 def test_train_leaves_one_whole_folder(trained):
     folder, done = trained
     files = {path.name for path in (folder / "run").iterdir()}
-    assert {"config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "curves.png"} <= files
+    whole = {"config.json", "metrics.jsonl", "checkpoints", "start.safetensors", "weights.safetensors", "curves.png"}
+    assert whole <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
     config = json.loads((folder / "run" / "config.json").read_text())
-    assert config["seed"] == 0
+    assert (config["seed"], config["teacher"], config["imitation_steps"]) == (0, "teacher.safetensors", 3)
     assert config["versions"]["jax"]
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 4
     assert "adam" in done.stdout
@@ -82,6 +90,28 @@ def test_existing_run_is_refused_without_resume(trained):
     assert done.returncode == 2
     assert "already holds a run" in done.stderr
     assert "--resume" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_with_a_teacher_is_resumed_from_its_start_to_the_bit(trained, tmp_path):
+    folder, _ = trained
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "run" / "checkpoints" / "4.safetensors").unlink()
+    (tmp_path / "run" / "weights.safetensors").unlink()
+    start = (tmp_path / "run" / "start.safetensors").read_bytes()
+    resumed = [*SHORT.split(), "--folder", "run", "--resume"]
+    other = run("train", "my_module:family", *resumed, "--teacher", "adam", cwd=tmp_path, check=False)
+    assert other.returncode == 2
+    assert "began with teacher 'teacher.safetensors'" in other.stderr
+    run("train", "my_module:family", *resumed, cwd=tmp_path)
+    assert (tmp_path / "run" / "start.safetensors").read_bytes() == start
+    before, after = (
+        pretrained.load(where / "run" / "weights.safetensors", beyond=None) for where in (folder, tmp_path)
+    )
+    assert_trees_equal(before, after)
+    begun = pretrained.load(tmp_path / "run" / "start.safetensors", beyond=None)
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
+    assert begun.to_spec() == after.to_spec()
 
 
 @pytest.mark.slow
@@ -115,6 +145,10 @@ def test_explain_own_weights(trained):
 MISTAKES = [
     (["train", "nosuch"], "No task named 'nosuch'. Tasks: char_rnn"),
     (["train", "quadratic", "--optimizer", "nosuch"], "No optimizer named 'nosuch'. Optimizers: hand_designed, lstm"),
+    (["train", "quadratic", "--teacher", "nosuch"], "No pretrained optimizer named 'nosuch'"),
+    (["train", "quadratic", "--teacher", "lbfgs"], "lbfgs has no rate to tune"),
+    (["train", "quadratic", "--average", "1"], "`average` must be at least 0 and below 1, got 1.0"),
+    (["train", "quadratic", "--resume"], "There is no mistake/start.safetensors"),
     (["train", "quadratic", "--estimator", "nosuch"], "No estimator named 'nosuch'. Estimators: bptt, pes"),
     (["train", "quadratic", "--truncation", "30"], "`truncation` must divide `horizon`, got truncation=30"),
     (["train", "quadratic", "-s", "dimension=3"], "unexpected keyword argument 'dimension'"),
