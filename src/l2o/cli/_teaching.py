@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 import l2o
 from l2o.cli import _common
@@ -24,6 +25,7 @@ TUNED, NONE = "tuned", "none"
 CANDIDATES = ("adam", "nag")  # for the teacher that is tuned
 _OPERATIONS = 2e10  # that tuning a candidate may take, where two tasks for the coarsest grid do not take more
 _MOST_TASKS = 8  # that a grid is judged on
+_RATE = 1e-2  # of imitation
 _NUM_LOOKED_AT = 1024  # coordinates whose updates are
 _NUM_FRESH = 20  # tasks on which student and teacher are compared
 _RUNS_TOGETHER = 11  # trials side by side, as in `tune_baseline`
@@ -73,6 +75,9 @@ def started(
                 horizon=horizon,
                 num_steps=asked.steps,
                 num_tasks=_NUM_FRESH,
+                outer_opt=optax.chain(
+                    optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(_RATE, asked.steps, 0.05))
+                ),
                 key=fit_key,
                 on_step=lambda row: tick(f"error {row['error']:.2g}"),
             )
@@ -173,8 +178,8 @@ def able(
 ) -> AbstractLearnedOptimizer:
     """An LSTM that can do what the teacher, `rule`, does; any other student as it is.
 
-    Its gates start open for up to the horizon, so that it can tell how late it is: most teachers depend on the step. Its outputs
-    are as large as nearly all of the teacher's updates, unless its "output_scale" or its "preset" is among the `fixed` arguments.
+    Its gates start open for up to the horizon, so that it can tell how late it is: most teachers depend on the step. Its output
+    scale is twice as large as 99 % of the teacher's updates, unless "output_scale" or "preset" is among the `fixed` arguments.
     """
     if not isinstance(student, lstm.LSTM | lstm.GlobalLSTM) or horizon <= 2:
         return student
@@ -184,6 +189,6 @@ def able(
         parts = parts_of(student, example_params(family, key), _NUM_LOOKED_AT)
         runs = Recorder(rule, family, parts, horizon, None, None)
         sizes = np.abs(np.concatenate([part.wanted.ravel() for part in runs(None, jax.random.split(run_key, 2)).parts]))
-        scale = float(np.quantile(sizes[np.isfinite(sizes)], 0.99)) if np.isfinite(sizes).any() else 0.0
+        scale = 2 * float(np.quantile(sizes[np.isfinite(sizes)], 0.99)) if np.isfinite(sizes).any() else 0.0
         arguments |= {"output_scale": float(f"{scale:.2g}")} if scale > 0 else {}
     return lstm.chrono(lstm.build(student_key, **arguments), horizon, key=gates_key)

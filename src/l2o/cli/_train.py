@@ -35,7 +35,7 @@ def train(
             "Default: tuned; with --init, none."
         ),
     ] = None,
-    imitation_steps: Annotated[int, typer.Option(help="Meta-steps of imitation.")] = 400,
+    imitation_steps: Annotated[int, typer.Option(help="Meta-steps of imitation.")] = 1000,
     estimator: Annotated[str, typer.Option(help="Meta-gradient estimator: bptt or pes.")] = "bptt",
     horizon: Annotated[int | None, typer.Option(help="Inner steps an episode. Default: the task's own.")] = None,
     truncation: Annotated[
