@@ -2,7 +2,6 @@
 
 import json
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +40,8 @@ def test_every_option_has_help(name):
 
 
 SHORT = (
-    "--num-steps 4 --num-tasks 4 --horizon 20 --truncation 10 --validate-every 2 --validation-tasks 4 -o preset=raw "
-    "-o num_units=4 --teacher teacher.safetensors --imitation-steps 3 --checkpoint-every 2 --cores 2"
+    "my_module:family --num-steps 4 --num-tasks 4 --horizon 20 --truncation 10 --validate-every 2 --validation-tasks 4 "
+    "-o preset=raw -o num_units=4 --checkpoint-every 2 --cores 2"
 )
 
 
@@ -58,18 +57,16 @@ def trained(tmp_path_factory):
         "def broken(key):\n"
         "    return l2o.FunctionTask(lambda key: jnp.zeros(3), lambda x, key: x)\n"
     )
-    pretrained.save(folder / "teacher.safetensors", HandDesigned("sgd", 20, rate=0.1, schedule="cosine"))
-    return folder, run("train", "my_module:family", *SHORT.split(), "--folder", "run", cwd=folder)
+    return folder, run("train", *SHORT.split(), "--teacher", "none", "--folder", "run", cwd=folder)
 
 
 def test_train_leaves_one_whole_folder(trained):
     folder, done = trained
     files = {path.name for path in (folder / "run").iterdir()}
-    whole = {"config.json", "metrics.jsonl", "checkpoints", "start.safetensors", "weights.safetensors", "curves.png"}
-    assert whole <= files
+    assert {"config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "curves.png"} <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
     config = json.loads((folder / "run" / "config.json").read_text())
-    assert (config["seed"], config["teacher"], config["imitation_steps"]) == (0, "teacher.safetensors", 3)
+    assert (config["seed"], config["teacher"], config["imitation_steps"]) == (0, "none", 1000)
     assert config["versions"]["jax"]
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 4
     assert "adam" in done.stdout
@@ -93,25 +90,23 @@ def test_existing_run_is_refused_without_resume(trained):
 
 
 @pytest.mark.slow
-def test_a_run_with_a_teacher_is_resumed_from_its_start_to_the_bit(trained, tmp_path):
+def test_a_run_with_a_teacher_is_resumed_from_its_start_to_the_bit(trained):
     folder, _ = trained
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "run" / "checkpoints" / "4.safetensors").unlink()
-    (tmp_path / "run" / "weights.safetensors").unlink()
-    start = (tmp_path / "run" / "start.safetensors").read_bytes()
-    resumed = [*SHORT.split(), "--folder", "run", "--resume"]
-    other = run("train", "my_module:family", *resumed, "--teacher", "adam", cwd=tmp_path, check=False)
+    pretrained.save(folder / "teacher.safetensors", HandDesigned("sgd", 20, rate=0.1, schedule="cosine"))
+    options = [*SHORT.split(), "--folder", "taught", "--imitation-steps", "3", "--teacher"]
+    done = run("train", *options, "teacher.safetensors", cwd=folder)
+    assert "Teacher: teacher.safetensors" in done.stdout
+    assert "the teacher's on 20 fresh tasks" in done.stdout.replace("\n", " ")
+    kept, weights = (folder / "taught" / f"{name}.safetensors" for name in ("start", "weights"))
+    start, before = kept.read_bytes(), pretrained.load(weights, beyond=None)
+    weights.unlink()
+    (folder / "taught" / "checkpoints" / "4.safetensors").unlink()
+    other = run("train", *options, "adam", "--resume", cwd=folder, check=False)
     assert other.returncode == 2
     assert "began with teacher 'teacher.safetensors'" in other.stderr
-    run("train", "my_module:family", *resumed, cwd=tmp_path)
-    assert (tmp_path / "run" / "start.safetensors").read_bytes() == start
-    before, after = (
-        pretrained.load(where / "run" / "weights.safetensors", beyond=None) for where in (folder, tmp_path)
-    )
-    assert_trees_equal(before, after)
-    begun = pretrained.load(tmp_path / "run" / "start.safetensors", beyond=None)
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
-    assert begun.to_spec() == after.to_spec()
+    run("train", *options, "teacher.safetensors", "--resume", cwd=folder)
+    assert kept.read_bytes() == start
+    assert_trees_equal(pretrained.load(weights, beyond=None), before)
 
 
 @pytest.mark.slow

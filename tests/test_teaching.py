@@ -54,6 +54,19 @@ def test_an_lstm_becomes_able_to_do_what_its_teacher_does():
     assert _teaching.able(rule, teacher, bowls, 100, key=KEY) is rule
 
 
+def test_steps_are_weighed_so_that_all_count_alike():
+    """Gradient descent at a rate of 1 / 4 halves what is missing, so losses fall to a quarter at every step."""
+    descent = l2o.Momentum(6, rate=0.25, decay="constant", b1=0.0, power=0.0, nesterov=False)
+    weights = _teaching.balance(descent, bowls, 6, key=KEY)
+    np.testing.assert_allclose(weights[1:] / weights[:-1], 4.0, rtol=1e-4)
+    assert float(weights.mean()) == pytest.approx(1)
+
+    def below_zero(key):
+        return l2o.FunctionTask(lambda key: jnp.zeros(2), lambda x, key: jnp.sum(x) - 1)
+
+    assert _teaching.balance(descent, below_zero, 6, key=KEY) is None
+
+
 class Asks(l2o.AbstractLearnedOptimizer):
     """A rule that asks for the loss."""
 
@@ -93,6 +106,7 @@ def test_what_is_resumed_is_the_start_that_was_kept(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"start.safetensors, which a run with a teacher starts from"):
         started(student, path, teacher=teacher, resume=True)
     first = started(student, path, teacher=teacher)
+    assert first.step_weights.shape == (6,)
     assert_trees_equal(started(student, path, teacher=teacher, resume=True), first)
     with pytest.raises(ValueError, match=r"began with teacher '.*teacher.safetensors', .* but 'adam' was asked for"):
         started(student, path, teacher="adam", resume=True)

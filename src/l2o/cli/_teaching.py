@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -13,6 +14,7 @@ import l2o
 from l2o.cli import _common
 from l2o.cli._common import console
 from l2o.core import keys
+from l2o.core.curves import loss_curves
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily, check_family
 from l2o.evaluation.design import tuned
@@ -26,6 +28,7 @@ CANDIDATES = ("adam", "nag")  # for the teacher that is tuned
 _OPERATIONS = 2e10  # that tuning a candidate may take, where two tasks for the coarsest grid do not take more
 _MOST_TASKS = 8  # that a grid is judged on
 _RATE = 1e-2  # of imitation
+_NUM_BALANCED, _LEAST = 8, 1e-4  # tasks for the weights of steps, and the least loss that they know, of the largest
 _NUM_LOOKED_AT = 1024  # coordinates whose updates are
 _NUM_FRESH = 20  # tasks on which student and teacher are compared
 _RUNS_TOGETHER = 11  # trials side by side, as in `tune_baseline`
@@ -41,6 +44,13 @@ class Asked(NamedTuple):
     init: str | None = None  # weights that the student starts from; None: it is fresh
 
 
+class Start(NamedTuple):
+    """Where meta-training begins."""
+
+    optimizer: AbstractLearnedOptimizer
+    step_weights: jax.Array | None  # as `balance` has it
+
+
 def started(
     student: AbstractLearnedOptimizer,
     asked: Asked,
@@ -50,8 +60,8 @@ def started(
     *,
     key: jax.Array,
     resume: bool,
-) -> AbstractLearnedOptimizer:
-    """The student after it was taught, kept at `path`; from there where the run is resumed.
+) -> Start:
+    """The student after it was taught, and the weights of steps, kept at `path`; from there where the run is resumed.
 
     **Raises:** `ValueError` if the student cannot imitate the teacher, there is no such teacher, or something else was asked for
     when the run that is resumed began; `FileNotFoundError` if there is nothing at `path` to resume.
@@ -61,7 +71,7 @@ def started(
         return _kept(path, student, told)
     path.unlink(missing_ok=True)  # of a run that was killed before it began to meta-train
     check_family(family, keys.of_check(key))
-    tune_key, able_key, fit_key = jax.random.split(key, 3)
+    tune_key, able_key, fit_key, balance_key = jax.random.split(key, 4)
     rule, what = find(asked.teacher, family, horizon, key=tune_key)
     console.print(f"Teacher: {what}", soft_wrap=True)
     try:
@@ -87,9 +97,10 @@ def started(
             "another teacher."
         ) from error
     console.print(_lost(found), soft_wrap=True)
+    weights = balance(found.optimizer, family, horizon, key=balance_key)
     recipe = {**told, "horizon": horizon, "what": what, "error": found.error, "seconds": round(found.seconds)}
-    l2o.pretrained.save(path, found.optimizer, recipe=recipe)
-    return found.optimizer
+    l2o.pretrained.save(path, found.optimizer, recipe={**recipe, "step_weights": weights})
+    return Start(found.optimizer, weights)
 
 
 def _kept(path, student, asked):
@@ -106,7 +117,25 @@ def _kept(path, student, asked):
                 "Ask for the same, or choose another folder."
             )
     fitted = isinstance(student, lstm.LSTM | lstm.GlobalLSTM)  # has another output scale than the fresh one
-    return l2o.load(path, like=None if fitted else student, beyond=None)
+    weights = began.get("step_weights")
+    optimizer = l2o.load(path, like=None if fitted else student, beyond=None)
+    return Start(optimizer, None if weights is None else jnp.asarray(weights, jnp.float32))
+
+
+def balance(
+    optimizer: AbstractLearnedOptimizer, family: TaskFamily, horizon: int, *, key: jax.Array
+) -> jax.Array | None:
+    r"""Weights of steps in the meta-loss, $w_t \propto 1 / \bar\ell_t$ with $\bar\ell$ the mean losses of `optimizer`; of mean 1.
+
+    So late steps, where losses are small, count as much as early ones. Without, meta-training trades the last loss for the first
+    ones. None if there is no such ratio, as a mean loss is not positive and finite.
+    """
+    curves = loss_curves(optimizer, family, horizon=horizon, num_tasks=_NUM_BALANCED, key=key)
+    means = curves[:, :horizon].mean(axis=0, dtype=np.float64)
+    if not np.isfinite(means).all() or means.min() <= 0:
+        return None
+    weights = 1 / np.maximum(means, _LEAST * means.max())
+    return jnp.asarray(weights / weights.mean(), jnp.float32)
 
 
 def _lost(found: l2o.Distilled) -> str:

@@ -50,6 +50,9 @@ def train(
         float | None, typer.Option(help="Fraction of coordinates to sample for the meta-gradient, in (0, 1].")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the meta-loss: train, or outer (larger batches).")] = "train",
+    balance: Annotated[
+        bool, typer.Option(help="After imitation, weigh steps so that late, small losses count as much as early ones.")
+    ] = True,
     num_steps: Annotated[int, typer.Option(help="Meta-steps.")] = 1000,
     learning_rate: Annotated[float, typer.Option(help="Adam's learning rate for the meta-parameters.")] = 1e-3,
     max_norm: Annotated[float, typer.Option(help="Clip the meta-gradient to this norm.")] = 0.1,
@@ -81,33 +84,39 @@ def train(
         learned = l2o.load(init, beyond=None)
     else:
         learned = _common.build_optimizer(optimizer, optimizer_key, _common.parse_settings(optimizer_set))
-    problem = l2o.InnerTraining(
-        family,
-        horizon,
-        truncation,
-        split=split,
-        meta_gradient=None if sample is None else l2o.Sampled(sample),
-    )
-    options = {} if batch_size is None else {"batch_size": batch_size}
-    estimate = plugins.get("estimators", estimator).build(problem, num_tasks, **options)
+
+    def estimate(step_weights=None):
+        problem = l2o.InnerTraining(
+            family,
+            horizon,
+            truncation,
+            step_weights=step_weights,
+            split=split,
+            meta_gradient=None if sample is None else l2o.Sampled(sample),
+        )
+        options = {} if batch_size is None else {"batch_size": batch_size}
+        return plugins.get("estimators", estimator).build(problem, num_tasks, **options)
+
     outer_opt = l2o.default_outer_optimizer(learning_rate, max_norm)
     validation = l2o.Validation(family, horizon, validation_tasks, validate_every)
     # Mistakes are told before the imitation, which takes a while.
-    l2o.MetaTraining(estimate, outer_opt, average=average)
+    l2o.MetaTraining(estimate(), outer_opt, average=average)
     counts(num_steps=num_steps, imitation_steps=imitation_steps, checkpoint_every=checkpoint_every)
     if not resume:
         check_free(folder)  # before an old run's config.json is replaced
         _common.start_folder(folder, config)
+    step_weights = None
     if teacher != _teaching.NONE:
         asked = _teaching.Asked(teacher, imitation_steps, optimizer, _common.parse_settings(optimizer_set), init)
         start = folder / "start.safetensors"
-        learned = _teaching.started(learned, asked, family, horizon, start, key=teacher_key, resume=resume)
+        begun = _teaching.started(learned, asked, family, horizon, start, key=teacher_key, resume=resume)
+        learned, step_weights = begun.optimizer, begun.step_weights if balance else None
 
     bar, on_step = _common.progress(num_steps, "meta-training")
     with bar:
         result = l2o.meta_train(
             learned,
-            estimate,
+            estimate(step_weights),
             outer_opt,
             num_steps=num_steps,
             key=train_key,
@@ -130,6 +139,7 @@ def train(
         "num_episodes": result.num_episodes,
         "num_inner_steps": result.num_inner_steps,
         "teacher": teacher,
+        "balanced": step_weights is not None,
         "learning_rate": learning_rate,
         "average": average,
         "seed": seed,
