@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes import assert_trees_equal
 
 from l2o.cli._app import COMMANDS, command
 from l2o.optimizers import pretrained
+from l2o.optimizers.hand_designed import HandDesigned
 
 L2O = [sys.executable, "-c", "from l2o.cli import main; main()"]
 
@@ -37,6 +39,12 @@ def test_every_option_has_help(name):
         assert parameter.name == "help" or parameter.help, f"{name} {parameter.name}"
 
 
+SHORT = (
+    "my_module:family --num-steps 4 --num-tasks 4 --horizon 20 --truncation 10 --validate-every 2 --validation-tasks 4 "
+    "-o preset=raw -o num_units=4 --checkpoint-every 2 --cores 2"
+)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder of a short run on a user's own task, given as module:attribute."""
@@ -49,10 +57,7 @@ def trained(tmp_path_factory):
         "def broken(key):\n"
         "    return l2o.FunctionTask(lambda key: jnp.zeros(3), lambda x, key: x)\n"
     )
-    options = "--num-steps 4 --num-tasks 4 --horizon 20 --truncation 10 --validate-every 2 --validation-tasks 4"
-    settings = "-o preset=raw -o num_units=4 --checkpoint-every 2 --folder run --cores 2"
-    done = run("train", "my_module:family", *options.split(), *settings.split(), cwd=folder)
-    return folder, done
+    return folder, run("train", *SHORT.split(), "--teacher", "none", "--folder", "run", cwd=folder)
 
 
 def test_train_leaves_one_whole_folder(trained):
@@ -61,7 +66,7 @@ def test_train_leaves_one_whole_folder(trained):
     assert {"config.json", "metrics.jsonl", "checkpoints", "weights.safetensors", "curves.png"} <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
     config = json.loads((folder / "run" / "config.json").read_text())
-    assert config["seed"] == 0
+    assert (config["seed"], config["teacher"], config["imitation_steps"]) == (0, "none", 1000)
     assert config["versions"]["jax"]
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 4
     assert "adam" in done.stdout
@@ -82,6 +87,26 @@ def test_existing_run_is_refused_without_resume(trained):
     assert done.returncode == 2
     assert "already holds a run" in done.stderr
     assert "--resume" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_with_a_teacher_is_resumed_from_its_start_to_the_bit(trained):
+    folder, _ = trained
+    pretrained.save(folder / "teacher.safetensors", HandDesigned("sgd", 20, rate=0.1, schedule="cosine"))
+    options = [*SHORT.split(), "--folder", "taught", "--imitation-steps", "3", "--teacher"]
+    done = run("train", *options, "teacher.safetensors", cwd=folder)
+    assert "Teacher: teacher.safetensors" in done.stdout
+    assert "the teacher's on 20 fresh tasks" in done.stdout.replace("\n", " ")
+    kept, weights = (folder / "taught" / f"{name}.safetensors" for name in ("start", "weights"))
+    start, before = kept.read_bytes(), pretrained.load(weights, beyond=None)
+    weights.unlink()
+    (folder / "taught" / "checkpoints" / "4.safetensors").unlink()
+    other = run("train", *options, "adam", "--resume", cwd=folder, check=False)
+    assert other.returncode == 2
+    assert "began with teacher 'teacher.safetensors'" in other.stderr
+    run("train", *options, "teacher.safetensors", "--resume", cwd=folder)
+    assert kept.read_bytes() == start
+    assert_trees_equal(pretrained.load(weights, beyond=None), before)
 
 
 @pytest.mark.slow
@@ -115,6 +140,10 @@ def test_explain_own_weights(trained):
 MISTAKES = [
     (["train", "nosuch"], "No task named 'nosuch'. Tasks: char_rnn"),
     (["train", "quadratic", "--optimizer", "nosuch"], "No optimizer named 'nosuch'. Optimizers: hand_designed, lstm"),
+    (["train", "quadratic", "--teacher", "nosuch"], "No pretrained optimizer named 'nosuch'"),
+    (["train", "quadratic", "--teacher", "lbfgs"], "lbfgs has no rate to tune"),
+    (["train", "quadratic", "--average", "1"], "`average` must be at least 0 and below 1, got 1.0"),
+    (["train", "quadratic", "--resume"], "There is no mistake/start.safetensors"),
     (["train", "quadratic", "--estimator", "nosuch"], "No estimator named 'nosuch'. Estimators: bptt, pes"),
     (["train", "quadratic", "--truncation", "30"], "`truncation` must divide `horizon`, got truncation=30"),
     (["train", "quadratic", "-s", "dimension=3"], "unexpected keyword argument 'dimension'"),

@@ -127,4 +127,4 @@ print(f"{task.loss(jnp.zeros(10), None):.2f} became {task.loss(x, None):.2g}")
 # ## Next
 #
 # - A rule of a few constants is cheaper to meta-train and to run, and often nearly as good: [a new rule](new_rule.md).
-# - From the shell, with checkpoints and `--resume`: `l2o train my_module:family`.
+# - From the shell, with checkpoints and `--resume`: `l2o train my_module:family`. Its network first copies a tuned baseline.

@@ -24,7 +24,7 @@ COMMANDS = {
     "explain": ("_explain", "Say what learned weights amount to."),
     "report": ("_report", "Write the report of a comparison: a page that opens offline, a summary, figures, tables."),
     "stylize": ("_stylize", "Paint one picture in the style of another: neural art, for any two image files."),
-    "quickstart": ("_quickstart", "Meta-train an optimizer in a minute, and compare it with others."),
+    "quickstart": ("_quickstart", "Design an optimizer, meta-train another, and compare both with tuned ones."),
     "tasks": ("_listings", "List the task families."),
     "suites": ("_listings", "List the suites of task families."),
     "optimizers": ("_listings", "List the learned architectures, the pretrained optimizers and the baselines."),
