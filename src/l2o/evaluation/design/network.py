@@ -43,7 +43,7 @@ def student(
     key: PRNGKeyArray,
     devices: Sequence[parallel.Device] | None = None,
 ) -> AbstractLearnedOptimizer:
-    """An LSTM, or one for each part of the teacher, made to copy it: its updates are as large, its memory lasts a run.
+    """An LSTM, or one for each part of the teacher, made to copy it: its updates can be as large, its memory lasts a run.
 
     Its inputs tell gradients apart that are as small as the smallest twentieth of those in runs of the teacher. A teacher's
     factors for each coordinate (`l2o.Preconditioned`) are the student's too.
@@ -62,7 +62,7 @@ def student(
     parts = parts_of(whole(), example_params(family, run_key), _COORDINATES)
     lessons = Recorder(teacher, family, parts, horizon, None, devices)(None, jax.random.split(run_key, _RECORDED))
     for part, lesson, gate_key in zip(parts, lessons.parts, gate_keys, strict=True):
-        size = float(np.sqrt(np.mean((lesson.wanted / factors) ** 2, axis=(0, 2)).max()))
+        size = 2 * float(np.quantile(np.abs(lesson.wanted / factors), 0.99))
         met = np.abs(lesson.gradients[lesson.gradients != 0])
         smallest = float(np.quantile(met, 0.05)) if met.size else 1.0
         if not (np.isfinite(size) and size > 0 and np.isfinite(smallest)):

@@ -24,6 +24,9 @@ from l2o.optimizers.wrappers.partitioned import Partitioned
 
 _SIGMA, _SIGMA_LATER = 0.5, 0.3  # step sizes of the first searches, and of those that go on from what was found
 _SEARCHED_BY = 0.85  # share of the time after which no search goes on
+_FAR = (
+    1.5  # times the best baseline's loss in tuning: who is further behind does not race, for which it would be compiled
+)
 _LEAST_SECONDS, _LEAST_SHARE = 45.0, 0.2  # that must be left for a network: it takes two programs to compile
 
 
@@ -243,9 +246,10 @@ class Stages:
         self.keep("network", rule, f"an LSTM that imitated {best}, meta-trained from there")
 
     def entries(self) -> dict[str, Entry]:
-        """All that take part in the race; of the baselines those that were best in tuning."""
-        best = sorted(self.tuned, key=lambda n: self.tuned[n].loss)[:3]
-        baselines = {n: self.tuned[n] for n in best}
+        """All that take part in the race; of the baselines those that were not far behind the best in tuning, three at most."""
+        order = sorted(self.tuned, key=lambda n: self.tuned[n].loss)[:3]
+        far = self.tuned[order[0]].loss + (_FAR - 1) * abs(self.tuned[order[0]].loss)
+        baselines = {n: self.tuned[n] for n in order if n == order[0] or self.tuned[n].loss <= far}
         return {
             n: Entry(t.rule, f"{t.rule}, the best of {t.num_trials} trials", True) for n, t in baselines.items()
         } | {n: Entry(rule, what, False) for n, (rule, what) in self.found.items()}
