@@ -46,8 +46,8 @@ FINE, COARSE = Tuning(2, 3, 3, 4), Tuning(1, 2, 1, 2)  # the second where runs t
 class Generations(NamedTuple):
     """Of each search; 0: it is left out."""
 
-    from_adaptive: _Generations  # from Adam or RMSprop, as they were tuned
-    from_plain: _Generations  # from NAG or SGD
+    from_adaptive: _Generations  # from the best of Adam, RMSprop, Lion and AdamW, as they were tuned
+    from_plain: _Generations  # from the better of NAG and SGD
     further: _Generations  # from the better of the two
     rates: _Generations  # a rate for each kind of parameter
     parts: _Generations  # a whole set of constants for each

@@ -13,6 +13,10 @@ from l2o.optimizers.hand_designed import HandDesigned
 from l2o.optimizers.momentum import Momentum
 from l2o.optimizers.wrappers.preconditioned import Preconditioned
 
+ADAPTIVE, PLAIN = (
+    ("adam", "rmsprop", "lion", "adamw"),
+    ("nag", "sgd"),
+)  # baselines that divide by gradients' sizes, and others
 _KNOTS = 3  # of the curves of the rate and of b1
 _MOST_GROUPS = 8  # sets of constants
 _LEAST_CURVATURE = 1e-6  # of the largest: a smaller one counts as this
@@ -23,9 +27,9 @@ _CHEAP = (0.0, 0.25, 0.5)  # powers that cost no more than Adam
 
 def start(name: str, rate: float, horizon: int, seen: Look) -> Momentum:
     """A rule to search from: a baseline that was tuned, with a linear decay."""
-    adaptive = name in ("adam", "rmsprop")
+    adaptive = name in ADAPTIVE
     power = 0.5 if adaptive else 0.1
-    b1 = 0.9 if name in ("adam", "nag") else 0.3
+    b1 = 0.3 if name in ("rmsprop", "sgd") else 0.9
     return Momentum(
         horizon,
         rate=rate if adaptive else rate / (1 - b1),  # a mean of gradients where NAG has a sum
@@ -35,7 +39,7 @@ def start(name: str, rate: float, horizon: int, seen: Look) -> Momentum:
         rate_curve=[0.0] * _KNOTS,
         b1=b1,
         b1_curve=[0.0] * _KNOTS,
-        b2=0.98,
+        b2=0.9 if name == "lion" else 0.98,  # a mean square of few gradients makes steps of one size, as the sign does
         eps=float(np.clip(1e-4 * seen.gradient_rms ** (2 * power), 1e-30, 1e30)),
         power=power,
         learn_power=True,

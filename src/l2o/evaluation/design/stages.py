@@ -1,6 +1,7 @@
 """The stages in which a design looks for rules: it looks at the family, tunes, searches, and lets a network learn."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -113,8 +114,8 @@ class Stages:
 
     def search(self) -> None:
         plan = self.plan.generations
-        for pair, generations in ((("adam", "rmsprop"), plan.from_adaptive), (("nag", "sgd"), plan.from_plain)):
-            name = min((n for n in pair if n in self.tuned), key=lambda n: self.tuned[n].loss)
+        for kind, generations in ((rules.ADAPTIVE, plan.from_adaptive), (rules.PLAIN, plan.from_plain)):
+            name = min((n for n in kind if n in self.tuned), key=lambda n: self.tuned[n].loss)
             rule = rules.start(name, self.tuned[name].rule.rate, self.horizon, self.seen)
             self.searched(f"momentum from {name}", rule, generations, _SIGMA, f"searched from {self.tuned[name].rule}")
         if not self.scores:
@@ -133,18 +134,15 @@ class Stages:
 
     def precondition(self) -> None:
         """A rate for each coordinate, where there are few."""
-        best, plan = self.best(), self.plan.generations
+        name, best = "momentum with a rate for each parameter", self.best()
+        generations = self.plan.generations.rates + self.plan.generations.parts
+        if not self.may_search(name, generations):
+            return
         rule = self.found[best][0]
         options = {"horizon": self.horizon, "num_evals": self.seen.num_evals}
-        curved = curvatures(self.family, rule, self.look_key, **options)
-        self.searched(
-            "momentum with a rate for each parameter",
-            rules.preconditioned(rule, curved),
-            plan.rates + plan.parts,
-            _SIGMA_LATER,
-            f"{best} with factors from the curvatures, searched on",
-            rules.few(self.seen),
-        )
+        start = rules.preconditioned(rule, curvatures(self.family, rule, self.look_key, **options))
+        what = f"{best} with factors from the curvatures, searched on"
+        self.searched(name, start, generations, _SIGMA_LATER, what, rules.few(self.seen))
 
     def part(self) -> None:
         """Constants for each kind of parameter."""
@@ -165,6 +163,20 @@ class Stages:
         """Of those found so far, by the validation of their searches."""
         return min(self.scores, key=lambda name: self.scores[name])
 
+    def place(self, name: str) -> Path | None:
+        """Of a search's own."""
+        return self.journal.place(name.replace(" ", "-"))
+
+    def has_begun(self, name: str) -> bool:
+        """Whether an earlier part of the run began this search."""
+        place = self.place(name)
+        return place is not None and (place / "search.json").exists()
+
+    def may_search(self, name: str, generations: int) -> bool:
+        """Whether a search was planned, and there is time for it; the first has its time in any case."""
+        in_time = self.seconds() < _SEARCHED_BY * self.budget
+        return generations > 0 and (in_time or not self.scores or self.has_begun(name))
+
     def searched(
         self,
         name: str,
@@ -174,12 +186,9 @@ class Stages:
         what: str,
         where: Callable[[Any], Any] | None = None,
     ) -> None:
-        stage = name.replace(" ", "-")
-        place = self.journal.place(stage)
-        begun = place is not None and (place / "search.json").exists()
-        left = _SEARCHED_BY * self.budget - self.seconds()
-        if generations == 0 or (left < 0 and self.scores and not begun):
+        if not self.may_search(name, generations):
             return
+        place, left = self.place(name), _SEARCHED_BY * self.budget - self.seconds()
         self.tell(f"searching: {name}")
 
         def on_generation(row):
@@ -204,7 +213,7 @@ class Stages:
                 max_seconds=max(1.0, left),
                 restarts=1,
                 folder=place,
-                resume=begun,
+                resume=self.has_begun(name),
                 on_generation=on_generation,
                 runs=self.runs_of(rule),
             )
