@@ -28,9 +28,8 @@ from l2o.evaluation.design import tuned
 from l2o.evaluation.design.plan import FINE
 from l2o.optimizers.wrappers.chain import chain
 
-GRID = jnp.linspace(0, 1, 64)
-LOW, HIGH = jnp.array([0.5, 0.5, 2, -1, -0.5]), jnp.array([2, 3, 6, 1, 0.5])
-START = jnp.array([1, 1, 4, 0, 0.0])
+GRID = np.linspace(0, 1, 64, dtype=np.float32)
+LOW, HIGH, START = np.float32([[0.5, 0.5, 2, -1, -0.5], [2, 3, 6, 1, 0.5], [1, 1, 4, 0, 0]])
 STEPS = (8, 12, 16, 20, 30, 40, 60, 80, 120, 160)
 NUM, SOLVED = 10_000, 0.99
 
@@ -45,7 +44,7 @@ def curve(key):
 
 def family(key):
     target = curve(key)
-    return l2o.FunctionTask(lambda key: START, lambda p, key: jnp.mean((wave(p) - target) ** 2))
+    return l2o.FunctionTask(lambda key: jnp.asarray(START), lambda p, key: jnp.mean((wave(p) - target) ** 2))
 
 
 def main():
@@ -144,7 +143,7 @@ class LevenbergMarquardt:
         def one(key):
             target = curve(jax.random.split(key)[0])
             residuals = lambda p, _: wave(p) - target
-            found = optimistix.least_squares(residuals, solver, START, max_steps=steps, throw=False)
+            found = optimistix.least_squares(residuals, solver, jnp.asarray(START), max_steps=steps, throw=False)
             return jnp.mean(residuals(found.value, None) ** 2)
 
         self._program = parallel.jit_for_now(jax.vmap(one))

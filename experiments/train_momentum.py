@@ -1,7 +1,8 @@
 """Searches and measures the shipped `momentum-mnist`: python experiments/train_momentum.py --folder runs/momentum-mnist
 
 Nesterov momentum over a power of the mean square (`l2o.Momentum`), one set of constants for the hidden layers and one for the
-output layer of the paper's MNIST nets: what `lstm-mnist-pair` is for, at Adam's price. Stages, each skipped where its file is there:
+output layer of the paper's MNIST nets: what `lstm-mnist-pair` is for, at Adam's price. Stages, each skipped where its file is
+there:
 
 1. search: `l2o.search` (CMA-ES) on the base net, 784-20-10 from N(0, 0.01^2), for 100 steps, on other seeds than those that it
    is measured on, as the baselines are tuned. From every pair of powers that are as cheap as Adam's, and then on from the best.
