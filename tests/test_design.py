@@ -11,7 +11,7 @@ from fakes import assert_trees_equal
 import l2o
 from l2o import report
 from l2o.evaluation.design import plan as planning
-from l2o.evaluation.design import tuned
+from l2o.evaluation.design import stages, tuned
 from l2o.evaluation.design.journal import Journal
 from l2o.evaluation.design.look import look
 from l2o.evaluation.design.race import Entry, Race
@@ -296,3 +296,22 @@ def test_with_a_target_it_says_how_many_are_solved(small):
     text = report.design_text(found)
     assert f"has solved {100 * share.value:.3g} %" in text
     assert "share not solved" in report.design_page(found)
+
+
+@pytest.mark.slow
+def test_fresh_tasks_have_a_veto(small, monkeypatch):
+    """One that is ruined on a fresh task, as no validation task told, is not the answer."""
+    test_keys = jax.random.split(jax.random.split(KEY)[1], 32)
+    losses = stages.Stages.losses
+
+    def ruined(self, rule, keys, horizon=None):
+        found = losses(self, rule, keys, horizon)
+        fresh = bool((keys[0] == test_keys[0]).all()) if len(keys) == len(test_keys) else False
+        return np.where(np.arange(len(found)) == 3, 1e9, found) if fresh and not is_baseline(rule) else found
+
+    is_baseline = lambda rule: isinstance(rule, l2o.HandDesigned)
+    monkeypatch.setattr(stages.Stages, "losses", ruined)
+    found = l2o.design(stretched, horizon=5, minutes=5, key=KEY)
+    assert not found.beats_tuning
+    assert found.ratio == (1.0, 1.0, 1.0)
+    assert "it would have won, but is worse on fresh tasks" in report.design_text(found)

@@ -49,7 +49,8 @@ def design(
         meta-trained from there.
     5. It races them all on validation tasks. **The best tuned baseline is one of them**, and wins unless another is better beyond
        doubt: so the answer is never worse than tuning, but for what validation cannot see.
-    6. It measures the winner on fresh tasks beside the best baseline, and what a step of each costs.
+    6. It measures the winner on fresh tasks beside the best baseline, and what a step of each costs. These have a veto: if the
+        winner is worse on them, the baseline is the answer.
 
     ```python
     found = l2o.design(family, horizon=150, minutes=10)
@@ -136,6 +137,11 @@ def _judged(stages: Stages, finished: bool, by: str, name: str, test_key: PRNGKe
         winner = tested_baseline if winner.name == baseline.name else tested(winner, steps)
         baseline = tested_baseline
     by_name = {c.name: c for c in candidates} | {c.name: c for c in (baseline, winner)}
+    if (
+        finished and winner.test_mean > baseline.test_mean
+    ):  # a few runs that it ruins, which the validation tasks did not have
+        by_name[winner.name] = winner._replace(what=f"{winner.what}; it would have won, but is worse on fresh tasks")
+        winner = baseline
     return Designed(
         optimizer=winner.optimizer,
         winner=winner,

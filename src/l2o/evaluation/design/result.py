@@ -42,12 +42,25 @@ class Candidate(NamedTuple):
     @property
     def counted(self) -> Float[np.ndarray, " num_tasks"]:
         """What counts on each of the validation tasks: the loss, or whether it is `unsolved`."""
-        return self.validation if self.target is None else unsolved(self.validation, self.target)
+        return self._counted(self.validation)
 
     @property
     def mean(self) -> float:
         """Of what counts on the validation tasks; infinite if the loss counts and it diverged on one."""
-        return float(np.mean(self.counted)) if np.isfinite(self.counted).all() else float("inf")
+        return _mean(self.counted)
+
+    @property
+    def test_mean(self) -> float:
+        """The same on fresh tasks.
+
+        **Raises:** `ValueError` if it was out of the race by then.
+        """
+        if self.test is None:
+            raise ValueError(f"{self.name} was not run on fresh tasks.")
+        return _mean(self._counted(self.test))
+
+    def _counted(self, losses):
+        return losses if self.target is None else unsolved(losses, self.target)
 
     @property
     def judged(self) -> Float[np.ndarray, " num_tasks"]:
@@ -131,6 +144,10 @@ class Designed:
         """
         pretrained.save(path, self.optimizer, recipe=self.recipe)
         return Path(path)
+
+
+def _mean(values):
+    return float(np.mean(values)) if np.isfinite(values).all() else float("inf")
 
 
 def surely_better(ours: Candidate, theirs: Candidate) -> bool:
