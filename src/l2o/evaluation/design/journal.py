@@ -57,6 +57,13 @@ class Journal:
             self._write()
         return door.convert(self._found[name], kind, path=self._file.path or "the journal", where=name)
 
+    def known(self, name: str, kind: Any) -> Any:
+        """The value if it was found before, else None.
+
+        **Raises:** as `value`.
+        """
+        return self.value(name, kind, lambda: None) if name in self._found else None
+
     def losses(self, name: str, num: int, find: Callable[[], Any]) -> Float[np.ndarray, " num"]:
         """So many losses; what is not finite becomes infinite."""
         plain = lambda: [float(x) if np.isfinite(x) else None for x in find()]

@@ -29,7 +29,7 @@ _RECORDED = 4  # runs of the teacher that say how large its updates are
 _COORDINATES = 512  # of each part
 _MEASURED = 5  # meta-steps after which it is known how many there is time for
 _MOST = 100_000  # meta-steps
-_TRUNCATION = 100  # at most so many steps are gone back
+_LEAST_TRUNCATION, _TRUNCATION = 20, 100  # steps that are gone back; all of them where the horizon has no such divisor
 _LATE = 0.1  # share of the horizon, its end, where losses count ten times as much
 _RATE, _AVERAGE = 1e-3, 0.98
 _Steps = Annotated[int, Meta(ge=1, le=_MOST)]
@@ -119,7 +119,7 @@ def network(
             start,
             BPTT(problem, num_tasks=num_tasks, batch_size=batch_size),
             default_outer_optimizer(_RATE, max_norm=0.1),
-            num_steps=_MOST,
+            num_steps=journal.known("meta-steps", _Steps) or _MOST,
             key=train_key,
             validation=validation,
             average=_AVERAGE,
@@ -129,7 +129,8 @@ def network(
             devices=devices,
         ).optimizer
 
-    truncation = max(k for k in range(1, min(horizon, _TRUNCATION) + 1) if horizon % k == 0)
+    divisors = [k for k in range(_LEAST_TRUNCATION, _TRUNCATION + 1) if horizon % k == 0]
+    truncation = max(divisors, default=horizon)
     late = np.where(np.arange(horizon) < horizon - max(1, round(_LATE * horizon)), 0.1, 1.0)
     problem = InnerTraining(family, horizon, truncation, step_weights=jnp.asarray(late / late.mean(), jnp.float32))
     copy = journal.optimizer("imitation", imitated)
