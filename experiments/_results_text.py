@@ -302,6 +302,7 @@ PAGES = {  # the files in docs/results, and their titles
     "art": "Neural art, measured",
     "teachers": "The teachers, found again",
 }
+BY_HAND = {"momentum": "Rules of a few constants, in steps and in seconds"}  # more of these, written by hand
 
 TEACHERS = """`python experiments/search_teacher.py NAME`
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from _results_text import (
     AGAINST,
+    BY_HAND,
     CLOSING,
     INTRODUCTION,
     MEASURED_IN,
@@ -280,8 +281,8 @@ def found_again():
 
 def pages() -> dict[str, str]:
     """The text of every page, by its path in docs; experiments whose tables are not there are left out."""
-    listed = "\n".join(f"- [{title}](results/{name}.md)" for name, title in PAGES.items())
-    toc = "\n".join(f"results/{name}" for name in PAGES)
+    listed = "\n".join(f"- [{title}](results/{name}.md)" for name, title in (PAGES | BY_HAND).items())
+    toc = "\n".join(f"results/{name}" for name in PAGES | BY_HAND)
     toc = f"```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
     found = {"results.md": "\n".join([INTRODUCTION, glance(), NOTES.strip("\n"), "", listed, CLOSING, toc])}
     for name, title in PAGES.items():

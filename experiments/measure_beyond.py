@@ -161,8 +161,9 @@ def publish(name):
         "|---|---|---|---|" + "---|" * has_fallback,
     ]
     for problem in problems:
-        bare, fallback, hold = (found(problem, "jax", how) for how in (None, "fallback", "hold"))
-        cells = [_cell(bare[:, 0]), _cell(bare[:, 1]), *([_cell(fallback[:, 1])] * has_fallback), _cell(hold[:, 1])]
+        bare, hold = (found(problem, "jax", how) for how in (None, "hold"))
+        fallback = [found(problem, "jax", "fallback")] if has_fallback else []
+        cells = [_cell(bare[:, 0]), _cell(bare[:, 1]), *(_cell(x[:, 1]) for x in fallback), _cell(hold[:, 1])]
         title = f"its own, {problem}" if problem == own else problem
         lines.append(f"| {title} ({len(bare)}) | {' | '.join(cells)} |")
     card = path.with_suffix(".md")

@@ -124,8 +124,10 @@ class Runner:
 
     def __init__(self, rule, steps):
         self.steps, self.name = steps, str(rule) if isinstance(rule, l2o.HandDesigned) else type(rule).__name__
-        self._values = jax.tree.map(lambda x: x[None], eqx.filter(rule, eqx.is_inexact_array))
-        self._losses = FinalLosses(like(rule), family, horizon=steps)
+        arrays, make = jax.tree.map(lambda x: x[None], eqx.filter(rule, eqx.is_inexact_array)), like(rule)
+        if not jax.tree.leaves(arrays):  # nothing in it is learned
+            arrays, make = jnp.zeros(1), lambda _: rule
+        self._values, self._losses = arrays, FinalLosses(make, family, horizon=steps)
 
     def __call__(self, keys):
         return self._losses(self._values, keys)[0]

@@ -12,7 +12,7 @@ there:
 
     python experiments/train_momentum.py --quick   # two minutes, on the shipped sample; publishes nothing
 
-Needs the full MNIST (see docs/data.md). Half an hour of two cores.
+Needs the full MNIST (see docs/data.md). Half an hour of one core, six minutes of it for the search.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def search(arguments, key, path):
             "num_inner_steps": num_runs * HORIZON,
             "seed": arguments.seed,
             "seconds": round(time.perf_counter() - started),
-            "machine": "CPU, two cores",
+            "machine": "CPU, one core",
         },
     )
 
