@@ -46,7 +46,7 @@ def design(
     3. It searches (`l2o.search`) the constants of a `l2o.Momentum`, from where Adam and Nesterov's momentum were tuned; then with
        a power that is cheap; then with a set of constants for each kind of parameter.
     4. Where steps are what counts and there is time left, a network learns to do what the best rule does (`l2o.distill`), and is
-        meta-trained from there.
+        meta-trained from there. Then the search goes on, for the rest of the time.
     5. It races them all on validation tasks. **The best tuned baseline is one of them**, and wins unless another is better beyond
        doubt: so the answer is never worse than tuning, but for what validation cannot see.
     6. It measures the winner on fresh tasks beside the best baseline, and what a step of each costs. These have a veto: if the

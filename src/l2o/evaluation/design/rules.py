@@ -74,6 +74,11 @@ def preconditioned(rule: Any, curvatures: PyTree) -> Preconditioned:
     return Preconditioned(rule, jax.tree.unflatten(treedef, [np.exp(x - mean) for x in logs]))
 
 
+def has_factors(rule: Any) -> bool:
+    """Whether it has a factor for each coordinate."""
+    return isinstance(rule, Preconditioned)
+
+
 def few(seen: Look) -> Callable[[Any], list[Any]] | None:
     """What of a preconditioned rule is searched: all (None), or its constants alone where there are many factors."""
     if seen.num_params <= _SEARCHED:
@@ -113,7 +118,7 @@ def price(candidate: Candidate) -> tuple[int, int, int]:
     """Networks last; fewer constants first, and of as many those with a cheap power."""
     rules = _within(candidate.optimizer)
     networks = sum(not isinstance(r, Momentum | HandDesigned) for r in rules)
-    factors = isinstance(candidate.optimizer, Preconditioned)
+    factors = has_factors(candidate.optimizer)
     return networks, len(rules) + factors, sum(getattr(r, "fixed_power", 0.5) is None for r in rules)
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
+from msgspec import Meta
 
 from l2o.core import parallel
 from l2o.core.finals import FinalLosses, like, means_to_minimise
@@ -25,9 +26,12 @@ from l2o.optimizers.wrappers.partitioned import Partitioned
 
 _SIGMA, _SIGMA_LATER = 0.5, 0.3  # step sizes of the first searches, and of those that go on from what was found
 _SEARCHED_BY = 0.85  # share of the time after which no search goes on
-_FAR = (
-    1.5  # times the best baseline's loss in tuning: who is further behind does not race, for which it would be compiled
-)
+# Times the best baseline's loss in tuning: who is further behind does not race, for which it would be compiled.
+_FAR = 1.5
+NETWORK = "network"
+_NETWORK = 0.6  # of the time that is left; the rest is for searching on
+_LEAST_MORE, _MOST_MORE = 8, 2000  # generations of a search for the time that is left; fewer find little
+_More = Annotated[int, Meta(ge=0, le=2000)]
 _LEAST_SECONDS, _LEAST_SHARE = 45.0, 0.2  # that must be left for a network: it takes two programs to compile
 
 
@@ -55,6 +59,7 @@ class Stages:
         self.found: dict[str, tuple[AbstractLearnedOptimizer, str]] = {}
         self.scores: dict[str, float] = {}  # of those found, on the validation tasks of their searches
         self.num_runs = 0.0
+        self.pace = float("inf")  # seconds a generation, of the last search
         self.runs: dict[Any, FinalLosses] = {}
 
     def run(self) -> None:
@@ -64,8 +69,10 @@ class Stages:
         self.plan = self.planned()
         self.tune()
         self.search()
-        if self.with_network and self.scores:
-            self.network()
+        if self.scores:
+            if self.with_network:
+                self.network()
+            self.search_on()
 
     def tell(self, stage: str) -> None:
         if self.on_progress is None:
@@ -159,6 +166,20 @@ class Stages:
         what = f"constants of its own for each {label} of the params, searched on from {best}"
         self.searched("momentum by parts", parts, plan.parts, _SIGMA_LATER, what)
 
+    def search_on(self) -> None:
+        """The best rule but a network, searched on for as many generations as there is time for at the pace so far."""
+        name = "momentum, searched longer"
+        best = min((n for n in self.scores if n != NETWORK), key=lambda n: self.scores[n])
+        rule, left = self.found[best][0], _SEARCHED_BY * self.budget - self.seconds()
+        generations = self.journal.value(
+            "more generations", _More, lambda: min(_MOST_MORE, int(max(0, left) / self.pace))
+        )
+        if generations >= _LEAST_MORE:
+            where = rules.few(self.seen) if rules.has_factors(rule) else None
+            self.searched(
+                name, rule, generations, _SIGMA_LATER, f"{best}, searched on for the time that was left", where
+            )
+
     def best(self) -> str:
         """Of those found so far, by the validation of their searches."""
         return min(self.scores, key=lambda name: self.scores[name])
@@ -190,8 +211,14 @@ class Stages:
             return
         place, left = self.place(name), _SEARCHED_BY * self.budget - self.seconds()
         self.tell(f"searching: {name}")
+        first = 0.0
 
         def on_generation(row):
+            nonlocal first
+            if row["generation"] == 1:
+                first = self.seconds()  # it is compiled by then
+            else:
+                self.pace = max(1e-3, (self.seconds() - first) / (row["generation"] - 1))
             if row["generation"] % 5 == 0:
                 self.tell(f"searching: {name}, generation {row['generation']} of {generations}")
 
@@ -243,7 +270,7 @@ class Stages:
                 self.journal,
                 horizon=self.horizon,
                 key=jax.random.fold_in(self.search_key, 2**20),
-                seconds=left,
+                seconds=_NETWORK * left,
                 num_tasks=min(64, self.plan.search_tasks),
                 batch_size=self.seen.batch_size(1),
                 validation=Validation(self.family, self.horizon, self.plan.validation_tasks, 50, 1),
@@ -252,7 +279,7 @@ class Stages:
             )
         except FloatingPointError:  # what it was to imitate diverges on some tasks
             return
-        self.keep("network", rule, f"an LSTM that imitated {best}, meta-trained from there")
+        self.keep(NETWORK, rule, f"an LSTM that imitated {best}, meta-trained from there")
 
     def entries(self) -> dict[str, Entry]:
         """All that take part in the race; of the baselines those that were not far behind the best in tuning, three at most."""
