@@ -45,7 +45,7 @@ class Checkpoints:
         described = Described(settings)
         if not resume:
             check_free(folder)
-        elif not _holds_run(folder):
+        elif not holds_run(folder):
             raise FileNotFoundError(f"{folder} holds no run to resume. Leave `resume` out to start one there.")
         else:
             described.check(self._recorded(), f"The run in {folder}")
@@ -130,13 +130,14 @@ def check_free(folder: Path) -> None:
 
     **Raises:** `FileExistsError` if the folder holds a run.
     """
-    if _holds_run(folder):
+    if holds_run(folder):
         raise FileExistsError(
             f"{folder} already holds a run. Pass resume=True (`--resume`) to go on with it, or choose another folder."
         )
 
 
-def _holds_run(folder):
+def holds_run(folder: Path) -> bool:
+    """Whether there is a run that can be resumed, if only from its beginning."""
     return any((folder / name).exists() for name in ("settings.json", "settings.txt", "checkpoints", "metrics.jsonl"))
 
 

@@ -15,6 +15,7 @@ from l2o.core.coordinates import join
 from l2o.core.optimizer import AbstractLearnedOptimizer
 from l2o.core.task import TaskFamily
 from l2o.evaluation.design.journal import Journal
+from l2o.meta.checkpoint import holds_run
 from l2o.meta.distill import distill
 from l2o.meta.estimators.bptt import BPTT
 from l2o.meta.lessons import Recorder, example_params, parts_of
@@ -124,7 +125,7 @@ def network(
             validation=validation,
             average=_AVERAGE,
             folder=place,
-            resume=place is not None and (place / "metrics.jsonl").exists(),
+            resume=place is not None and holds_run(place),
             on_step=enough,
             devices=devices,
         ).optimizer
