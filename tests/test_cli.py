@@ -211,9 +211,10 @@ def test_mistakes_are_told_in_one_line(number, answers):
 def test_design_leaves_a_page_weights_and_what_it_takes_to_go_on(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import jax, jax.numpy as jnp, l2o\n"
-        "from l2o.evaluation.design import designing\n"
-        "few = designing.plan(0.1, 1e3, 0.0)\n"  # the least there is
-        "designing.plan = lambda *_: few\n"
+        "from l2o.evaluation.design import stages\n"
+        "few = stages.plan(0.1, 1e3, 0.0)\n"  # the least there is
+        "stages.plan = lambda *_: few\n"
+        "stages._LEAST_SECONDS, stages._MOST_MORE = 1e9, 0\n"  # no network
         "def family(key):\n"
         "    target = jax.random.normal(key, (3,))\n"
         "    return l2o.FunctionTask(lambda key: jnp.zeros(3), lambda x, key: jnp.sum((x - target) ** 4))\n"

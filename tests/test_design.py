@@ -85,6 +85,7 @@ def test_curvatures_do_not_depend_on_units():
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_few_params_of_unlike_size_get_a_rate_each(small):
     """A minimum at 1,000 and one at 0.001, each known to a tenth: no one rate is right for both."""
     sizes = jnp.array([1e3, 1e-3])
@@ -301,6 +302,7 @@ def test_a_rule_that_ruins_one_task_in_a_hundred_does_not_win():
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_with_a_target_it_says_how_many_are_solved(small):
     """A loss of 0.3 is what a run of 20 steps may reach or not."""
     found = l2o.design(stretched, horizon=20, minutes=5, key=KEY, target=0.3)
@@ -314,6 +316,7 @@ def test_with_a_target_it_says_how_many_are_solved(small):
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_fresh_tasks_have_a_veto(small, monkeypatch):
     """One that is ruined on a fresh task, as no validation task told, is not the answer."""
     test_keys = jax.random.split(jax.random.split(KEY)[1], 32)

@@ -27,15 +27,19 @@ gradient = jax.grad(loss_fn)(params)
 """
 OF_PAGE = {
     "index.md": """
-from l2o.evaluation.design import designing
+from l2o.evaluation.design import stages
 family = bowls
-planned = designing.plan  # a smaller one
-designing.plan = lambda *_: planned(0.1, 1e3, 0.0)
+smaller = stages.plan(0.1, 1e3, 0.0)
+monkeypatch.setattr(stages, "plan", lambda *_: smaller)
+monkeypatch.setattr(stages, "_LEAST_SECONDS", 1e9)  # no network
+monkeypatch.setattr(stages, "_MOST_MORE", 0)
 """,
     "design.md": """
-from l2o.evaluation.design import designing
-smaller = designing.plan(0.1, 1e3, 0.0)
-monkeypatch.setattr(designing, "plan", lambda *_: smaller)
+from l2o.evaluation.design import stages
+smaller = stages.plan(0.1, 1e3, 0.0)
+monkeypatch.setattr(stages, "plan", lambda *_: smaller)
+monkeypatch.setattr(stages, "_LEAST_SECONDS", 1e9)  # no network
+monkeypatch.setattr(stages, "_MOST_MORE", 0)
 """,
     "report.md": """
 l2o.compare(

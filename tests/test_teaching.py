@@ -17,7 +17,7 @@ KEY = jax.random.key(0)
 
 
 def seen(operations):
-    return Look(deterministic=True, num_params=3, gradient_rms=1.0, operations=operations, labels={})
+    return Look(deterministic=True, num_params=3, gradient_rms=1.0, real=True, operations=operations, labels={})
 
 
 def test_effort_depends_on_the_problem_alone():

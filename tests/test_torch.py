@@ -55,10 +55,11 @@ def test_200_steps_on_the_same_gradients(name, dtype, limit):
 
 @pytest.mark.parametrize("name", pretrained.names())
 @PRECISIONS
-def test_200_steps_on_its_own_gradients(name, dtype, limit):
+def test_200_steps_or_fewer_on_its_own_gradients(name, dtype, limit):
     """Of a partitioned optimizer one part has the features, the other the output layer: alone on all it need not be stable."""
     # All they were trained for. After that they oscillate on this net, which makes rounding errors of 1e-16 larger than 1e-6.
-    num_steps = {"lstm-style": 128, "momentum-mnist": 100}.get(name, 200)
+    # `lstm-cifar` makes those of single precision 1 % in 200 steps.
+    num_steps = {"lstm-style": 128, "momentum-mnist": 100, "lstm-cifar": 150}.get(name, 200)
     kinds = {"conv": 0, "gain": 0, "dense": 1, "bias": 1}
     params = torch_nets.torch_params(torch_nets.start(dtype=dtype))
     groups = list(params.values())
