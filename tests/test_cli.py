@@ -90,6 +90,7 @@ def test_existing_run_is_refused_without_resume(trained):
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_a_run_with_a_teacher_is_resumed_from_its_start_to_the_bit(trained):
     folder, _ = trained
     pretrained.save(folder / "teacher.safetensors", HandDesigned("sgd", 20, rate=0.1, schedule="cosine"))

@@ -129,6 +129,7 @@ def run_once(rule, family, key, horizon):
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_a_tuned_baseline_wins_where_nothing_beats_it(small):
     found = l2o.design(noisy, horizon=10, minutes=5, key=KEY)
     assert not found.beats_tuning

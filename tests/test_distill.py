@@ -192,6 +192,7 @@ def test_memory_is_bounded():
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_an_lstm_imitates_adam():
     student = l2o.LSTM(num_units=8, preprocessing=5.0, output_scale=0.1, key=KEY)
     result = l2o.distill(

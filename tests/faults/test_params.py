@@ -196,6 +196,7 @@ def sharded(*calls):
 
 
 @pytest.mark.slow
+@pytest.mark.slowest
 def test_b1_on_an_explicit_mesh_a_coordinatewise_rule_is_the_same_and_sends_nothing():
     sharded("explicit:lstm")
 
