@@ -31,7 +31,6 @@ _RATE = 1e-2  # of imitation
 _NUM_BALANCED, _LEAST = 8, 1e-4  # tasks for the weights of steps, and the least loss that they know, of the largest
 _NUM_LOOKED_AT = 1024  # coordinates whose updates are
 _NUM_FRESH = 20  # tasks on which student and teacher are compared
-_RUNS_TOGETHER = 11  # trials side by side, as in `tune_baseline`
 
 
 class Asked(NamedTuple):
@@ -179,7 +178,7 @@ def find(teacher: str, family: TaskFamily, horizon: int, *, key: jax.Array) -> t
                     tuning,
                     horizon=horizon,
                     num_evals=seen.num_evals,
-                    batch_size=seen.batch_size(_RUNS_TOGETHER),
+                    batch_size=seen.batch_size(tuned.CHUNK),
                 ),
             )
     best = found[min(found, key=lambda name: found[name].loss)].rule

@@ -103,7 +103,17 @@ class Structure(msgspec.Struct, forbid_unknown_fields=True):
     arguments: dict[str, Any]
 
 
-class _Partitioned(msgspec.Struct, forbid_unknown_fields=True):
+class _Wrapper(msgspec.Struct, forbid_unknown_fields=True):
+    def inside(self) -> dict[str, Structure]:
+        """The optimizers in it by their paths: fields of its arguments and, after a dot, beginnings of its arrays' names."""
+        raise NotImplementedError
+
+    def own(self) -> Iterable[tuple[str, Shape]]:
+        """Names and shapes of the arrays that are its own: by default none are."""
+        return ()
+
+
+class _Partitioned(_Wrapper, forbid_unknown_fields=True):
     parts: Annotated[dict[Annotated[str, Meta(max_length=100)], Structure], Meta(min_length=1, max_length=64)]
     label: Literal["top", "leaf", "rank"] = "top"
 
@@ -115,11 +125,8 @@ class _Partitioned(msgspec.Struct, forbid_unknown_fields=True):
     def inside(self) -> dict[str, Structure]:
         return {f"parts[{name!r}]": part for name, part in self.parts.items()}
 
-    def own(self) -> tuple[()]:
-        return ()
 
-
-class _Rescaled(msgspec.Struct, forbid_unknown_fields=True):
+class _Rescaled(_Wrapper, forbid_unknown_fields=True):
     optimizer: Structure
     rms: _Rms
 
@@ -130,11 +137,8 @@ class _Rescaled(msgspec.Struct, forbid_unknown_fields=True):
     def inside(self) -> dict[str, Structure]:
         return {"optimizer": self.optimizer}
 
-    def own(self) -> tuple[()]:
-        return ()
 
-
-class _Preconditioned(msgspec.Struct, forbid_unknown_fields=True):
+class _Preconditioned(_Wrapper, forbid_unknown_fields=True):
     optimizer: Structure
     shapes: Annotated[list[_Shape], Meta(min_length=1, max_length=1000)]
 
@@ -143,16 +147,6 @@ class _Preconditioned(msgspec.Struct, forbid_unknown_fields=True):
 
     def own(self) -> Iterator[tuple[str, Shape]]:
         yield from ((f".log_factors[{i}]", tuple(shape)) for i, shape in enumerate(self.shapes))
-
-
-class _Wrapper(Protocol):
-    def inside(self) -> dict[str, Structure]:
-        """The optimizers in it by their paths: fields of its arguments and, after a dot, beginnings of its arrays' names."""
-        ...
-
-    def own(self) -> Iterable[tuple[str, Shape]]:
-        """Names and shapes of the arrays that are its own."""
-        ...
 
 
 # By the "architecture" that the file names; the arguments are the fields.

@@ -53,21 +53,19 @@ def _check(weights):
 
 def _rule(weights) -> Rule:
     architecture = weights["architecture"]
-    if architecture == RESCALED:
+    if architecture in (RESCALED, PRECONDITIONED):
         inside = weights["arguments"]["optimizer"]
-        rule = _rule(_inside(weights, ".optimizer", inside))
-        if not isinstance(rule, AbstractFlat):
-            raise ValueError(
-                f"What is rescaled must be a rule on the vector of all coordinates, and {inside['architecture']} is none."
-            )
-        return Rescaled(rule, weights["arguments"]["rms"])
-    if architecture == PRECONDITIONED:
-        inside = weights["arguments"]["optimizer"]
-        rule = _rule(_inside(weights, ".optimizer", inside))
+        rule, there = _rule(_inside(weights, ".optimizer", inside)), inside["architecture"]
+        if architecture == RESCALED:
+            if not isinstance(rule, AbstractFlat):
+                raise ValueError(
+                    f"What is rescaled must be a rule on the vector of all coordinates, and {there} is none."
+                )
+            return Rescaled(rule, weights["arguments"]["rms"])
         if not isinstance(rule, AbstractListwise):
             raise ValueError(
-                f"In PyTorch only a rule of a few constants can be preconditioned, and {inside['architecture']} is none. Use "
-                "these weights with JAX and optax, by `l2o.load`."
+                f"In PyTorch only a rule of a few constants can be preconditioned, and {there} is none. Use these weights with "
+                "JAX and optax, by `l2o.load`."
             )
         num = len(weights["arguments"]["shapes"])
         return Preconditioned(rule, [weights["arrays"][f".log_factors[{i}]"].exp() for i in range(num)])

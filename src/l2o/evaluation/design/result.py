@@ -97,7 +97,7 @@ class Designed:
 
         On the validation tasks if it was interrupted before there were any. NaN where losses may be negative.
         """
-        ours, theirs = self._losses
+        ours, theirs = self.winner.judged, self.baseline.judged
         return IntervalEstimate(*ratio_interval(ours, theirs))
 
     def solved(self, candidate: Candidate) -> IntervalEstimate:
@@ -112,15 +112,9 @@ class Designed:
     @property
     def difference(self) -> IntervalEstimate:
         """Mean last loss of the winner less that of the best tuned baseline, with its 95 % interval."""
-        ours, theirs = self._losses
+        ours, theirs = self.winner.judged, self.baseline.judged
         found = np.asarray(ours - theirs, float)
         return IntervalEstimate(float(found.mean()), *bootstrap_interval(found))
-
-    @property
-    def _losses(self):
-        if self.winner.test is None or self.baseline.test is None:
-            return self.winner.validation, self.baseline.validation
-        return self.winner.test, self.baseline.test
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ _FAR = 1.5
 NETWORK = "network"
 _NETWORK = 0.6  # of the time that is left; the rest is for searching on
 _LEAST_MORE, _MOST_MORE = 8, 2000  # generations of a search for the time that is left; fewer find little
-_More = Annotated[int, Meta(ge=0, le=2000)]
+_More = Annotated[int, Meta(ge=0, le=_MOST_MORE)]
 _LEAST_SECONDS, _LEAST_SHARE = 45.0, 0.2  # that must be left for a network: it takes two programs to compile
 
 
@@ -112,7 +112,7 @@ class Stages:
                     self.plan.tuning,
                     horizon=self.horizon,
                     num_evals=self.seen.num_evals,
-                    batch_size=self.seen.batch_size(11),
+                    batch_size=self.seen.batch_size(tuned.CHUNK),
                     target=self.target,
                     devices=self.devices,
                 ),

@@ -16,7 +16,7 @@ from l2o.evaluation.tuning import Search, on_device
 from l2o.optimizers import baselines
 from l2o.optimizers.hand_designed import HandDesigned
 
-_CHUNK = 11  # trials in one program
+CHUNK = 11  # trials in one program
 _MOST = 6  # times that the grid is extended beyond its edge
 
 
@@ -60,7 +60,7 @@ def tune_baseline(
     runs, num_first = FinalLosses(make, family, **options), max(1, len(keys) // tuning.more)
 
     def judge(trials, keys):
-        found = runs(on_device(trials), keys, values_together=_CHUNK, tasks_together=num_first)
+        found = runs(on_device(trials), keys, values_together=CHUNK, tasks_together=num_first)
         return np.asarray(means_to_minimise(found, target))
 
     trials = search.trials(keys[0])
