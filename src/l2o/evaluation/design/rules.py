@@ -13,10 +13,8 @@ from l2o.optimizers.hand_designed import HandDesigned
 from l2o.optimizers.momentum import Momentum
 from l2o.optimizers.wrappers.preconditioned import Preconditioned
 
-ADAPTIVE, PLAIN = (
-    ("adam", "rmsprop", "lion", "adamw"),
-    ("nag", "sgd"),
-)  # baselines that divide by gradients' sizes, and others
+ADAPTIVE = ("adam", "rmsprop", "lion", "adamw")  # baselines whose steps do not grow with the gradients
+PLAIN = ("nag", "sgd")  # and those whose steps do
 _KNOTS = 3  # of the curves of the rate and of b1
 _MOST_GROUPS = 8  # sets of constants
 _LEAST_CURVATURE = 1e-20  # of the largest: a smaller one counts as this
